@@ -1,0 +1,145 @@
+//! Manifests become what is wanted of each VM: references followed, defaults filled in, mappings attached.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
+use crate::manifest::diagnostic::{Finding, Place};
+use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
+
+/// Everything that the manifests ask for, and everything that was found wrong with them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The providers, by name.
+    pub providers: BTreeMap<ProviderName, Site>,
+    /// The plans, by name.
+    pub plans: BTreeMap<PlanName, PlanWanted>,
+    /// The migrations, in the order of their names.
+    pub requests: Vec<Request>,
+    /// What is wrong, over all manifests; what concerns one VM stands in its entry as well.
+    pub findings: Vec<Finding>,
+}
+
+/// A plan and its entries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanWanted {
+    /// What it is for.
+    pub description: Option<String>,
+    /// The source's and the target's names, as written.
+    pub source: String,
+    /// See `source`.
+    pub target: String,
+    /// Cold or warm.
+    pub kind: PlanType,
+    /// Whether it is out of use.
+    pub archived: bool,
+    /// Where it stands.
+    pub place: Place,
+    /// Its VMs, in the order of the manifest.
+    pub vms: Vec<VmWanted>,
+}
+
+/// One entry of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmWanted {
+    /// Its name.
+    pub key: VmKey,
+    /// Where it stands.
+    pub place: Place,
+    /// What is wanted; `None` where a finding keeps it from being made out.
+    pub desired: Option<Desired>,
+    /// What is wrong with it, or with what it refers to.
+    pub findings: Vec<Finding>,
+}
+
+/// What is wanted of one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Desired {
+    /// Its plan and name.
+    pub key: VmKey,
+    /// Where its entry stands.
+    pub place: Place,
+    /// Names the source.
+    pub source: ProviderName,
+    /// Where the source is.
+    pub source_site: Site,
+    /// Which VM of the source.
+    pub selector: Selector,
+    /// Names the target.
+    pub target: ProviderName,
+    /// Where the target is.
+    pub target_site: Site,
+    /// What it is called there; made from its own name where left out.
+    pub target_name: Option<TargetName>,
+    /// Cold or warm.
+    pub kind: PlanType,
+    /// What becomes of the networks, by their names at the source; `None` where the plan names no mapping.
+    pub networks: Option<BTreeMap<String, Network>>,
+    /// Whether it runs on the target afterwards.
+    pub power: TargetPowerState,
+    /// Leaves the guest as it is.
+    pub skip_guest_conversion: bool,
+    /// How long a guest may take to shut down, in seconds.
+    pub shutdown_timeout_s: u32,
+    /// Whether power is cut after that.
+    pub shutdown_force: bool,
+    /// How much is read again.
+    pub verify: Verify,
+    /// What becomes of partial disks.
+    pub on_failure: OnFailure,
+}
+
+/// Where a provider is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum Site {
+    /// An OVA file or a folder of them.
+    Ova {
+        /// Its path.
+        path: String,
+    },
+    /// A folder of disks and domains.
+    Local {
+        /// Its path.
+        path: String,
+    },
+}
+
+/// How an entry names its VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Selector {
+    /// By name or path.
+    Name(String),
+    /// By identifier.
+    Id(String),
+}
+
+/// What becomes of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Network {
+    /// The kind.
+    pub kind: NetworkType,
+    /// Its name, for `multus`.
+    pub name: Option<String>,
+}
+
+/// What a `Migration` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its name.
+    pub name: MigrationName,
+    /// The plan.
+    pub plan: PlanName,
+    /// VMs that are stopped and undone.
+    pub cancel: BTreeSet<VmName>,
+    /// VMs that are moved once more.
+    pub again: BTreeSet<VmName>,
+    /// The digest of the document's text.
+    pub digest: Digest,
+    /// Where it stands.
+    pub place: Place,
+}

@@ -1,0 +1,76 @@
+//! Quantities with their unit in the type.
+
+use std::fmt;
+use std::ops::{Add, AddAssign};
+
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes. Displayed in binary units with one decimal, in sums and sizes alike.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// Counts mebibytes.
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    /// Subtracts, and stops at zero.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Add for Bytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for Bytes {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self::default(), Add::add)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return f.pad(&format!("{} B", self.0));
+        }
+        // The power of 1024 that leaves a number from 1 to 1023 in front; tenths by integer arithmetic, rounded down.
+        let power = (self.0.ilog2() / 10).min(6);
+        let unit = 1_u128 << (power * 10);
+        let tenths = u128::from(self.0) * 10 / unit;
+        let name = UNITS.get(usize::try_from(power).unwrap_or(1) - 1).copied().unwrap_or("EiB");
+        f.pad(&format!("{}.{} {name}", tenths / 10, tenths % 10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_as_people_say_them() {
+        let shown = [0, 1023, 1024, 1536, 64 << 20, (1 << 40) + (1 << 39), u64::MAX]
+            .map(|count| Bytes(count).to_string());
+        assert_eq!(
+            shown,
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "64.0 MiB", "1.5 TiB", "15.9 EiB"]
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! A VM, its disks, network cards and firmware in no vendor's words.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::{DiskKey, SourceVm};
+use crate::domain::unit::Bytes;
+
+/// Whether a VM runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Power {
+    /// It runs, or is suspended: its disks may change or are not consistent.
+    On,
+    /// It is off.
+    Off,
+}
+
+/// How the firmware starts the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// BIOS, from the boot sector.
+    Bios,
+    /// UEFI, from the system partition.
+    Efi,
+}
+
+/// Whether the source can tell that what is read is what was exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "value")]
+pub enum Checksum {
+    /// SHA-256 of the stored file, in hexadecimal.
+    Sha256(String),
+    /// There is one, by a method that is not checked yet (its name).
+    Unchecked(String),
+    /// The source has none.
+    Absent,
+}
+
+/// How a source stores a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "value")]
+pub enum DiskFormat {
+    /// A stream-optimized VMDK, read forward only.
+    StreamOptimized,
+    /// An empty disk: the source describes it and stores nothing.
+    Empty,
+    /// Anything else, by the name that the source gives it.
+    Unsupported(String),
+}
+
+/// Where a reader finds a disk. Opaque above the adapters: made by a source, understood by its reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceDisk(pub String);
+
+/// Where a writer finds a disk. Opaque above the adapters: made by a target, understood by its writer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TargetDisk(pub String);
+
+/// One disk of a source VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Disk {
+    /// Stable over observations.
+    pub key: DiskKey,
+    /// What the guest sees.
+    pub capacity: Bytes,
+    /// How much the source stores of it, where it says so.
+    pub stored: Option<Bytes>,
+    /// How it is stored.
+    pub format: DiskFormat,
+    /// What the stored bytes are compared with.
+    pub checksum: Checksum,
+    /// Where the reader finds it.
+    pub source: SourceDisk,
+}
+
+/// One network card of a source VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Nic {
+    /// The network's name at the source.
+    pub network: String,
+    /// Its hardware address, where the source keeps one.
+    pub mac: Option<String>,
+}
+
+/// Whether the source VM carries a mark of Ferry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "token")]
+pub enum Claim {
+    /// The source keeps no marks: a file that is only read.
+    Impossible,
+    /// Nobody claims it.
+    Free,
+    /// Claimed under this token.
+    Held(String),
+    /// Marked as migrated under this token.
+    Migrated(String),
+}
+
+/// One VM at a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Vm {
+    /// What it is.
+    pub id: SourceVm,
+    /// What the source's inventory calls it.
+    pub name: String,
+    /// Its path in the inventory: for an OVA `FILE.ova/SYSTEM`.
+    pub path: String,
+    /// Whether it runs.
+    pub power: Power,
+    /// How it boots; `None` where the source does not say.
+    pub firmware: Option<Firmware>,
+    /// Virtual CPUs; `None` where the source does not say.
+    pub cpus: Option<u32>,
+    /// Memory; `None` where the source does not say.
+    pub memory: Option<Bytes>,
+    /// The guest's operating system as the source names it (`debian12_64Guest`).
+    pub os: Option<String>,
+    /// Its disks, in the order of their controllers and units: the first one boots.
+    pub disks: Vec<Disk>,
+    /// Its network cards, in order.
+    pub nics: Vec<Nic>,
+    /// Ferry's mark on it.
+    pub claim: Claim,
+}
+
+impl Vm {
+    /// Returns what all disks hold as the guest sees them.
+    pub fn capacity(&self) -> Bytes {
+        self.disks.iter().map(|disk| disk.capacity).sum()
+    }
+}

@@ -1,0 +1,4 @@
+//! What happened, and what that adds up to. [`record`] is what is written; [`phase`] folds it.
+
+pub mod phase;
+pub mod record;

@@ -1,0 +1,210 @@
+//! The traits that the shell needs of the world, owned by us. Adapters implement them for real systems, `sim` from a seed.
+//!
+//! They are synchronous: an effect runs on a thread of its own, under the simulated world in line. Every call may fail, may
+//! have happened although its reply was lost, and may be made again: implementations are idempotent by the keys and tokens
+//! that they are given.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::copy::protocol::{CopyJob, WorkerEvent};
+use crate::desired::Site;
+use crate::domain::id::{
+    CommitId, DiskKey, JournalId, ProviderName, RunId, SourceVm, TargetName, Token,
+};
+use crate::domain::vm::{Power, TargetDisk, Vm};
+use crate::journal::record::{Disposition, Entry, Fault, Mend, Record};
+use crate::observed::{SourceState, TargetState, TargetVm, WorkerState};
+
+/// Why an effect or a look failed: what a person reads, and what the loop does about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", fault.text)]
+pub struct PortError {
+    /// The journaled form.
+    pub fault: Fault,
+}
+
+impl PortError {
+    /// Something that may pass.
+    pub fn passing(text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (text, remedy) = (text.into(), remedy.into());
+        Self { fault: Fault { text, remedy, disposition: Disposition::Retry } }
+    }
+
+    /// Something that does not pass by itself.
+    pub fn lasting(text: impl Into<String>, remedy: impl Into<String>, mend: Mend) -> Self {
+        let (text, remedy) = (text.into(), remedy.into());
+        Self { fault: Fault { text, remedy, disposition: Disposition::Stall(mend) } }
+    }
+}
+
+/// Time. The only clock that the shell knows.
+pub trait Clock: Send + Sync {
+    /// Returns the time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// One regular file of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeFile {
+    /// Its path below the configured folder.
+    pub path: String,
+    /// Its blob's id.
+    pub blob: String,
+}
+
+/// A commit's files below the configured folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// The manifests (`.yaml`, `.yml`), in the order of their paths.
+    pub files: Vec<TreeFile>,
+    /// What was refused by name, with the reason (a symbolic link, a submodule, a name that is no UTF-8).
+    pub refused: Vec<(String, String)>,
+}
+
+/// How two commits relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ancestry {
+    /// The same commit, or the newer one descends from the older.
+    Forward,
+    /// It does not: the branch was rewound or replaced.
+    Rewound,
+}
+
+/// The repository of plans.
+pub trait PlanRepo: Send + Sync {
+    /// Returns the watched branch's commit; `None` where the branch does not exist.
+    fn head(&self) -> Result<Option<CommitId>, PortError>;
+    /// Resolves what a person typed (`HEAD~1`, a branch, a commit).
+    fn resolve(&self, revision: &str) -> Result<CommitId, PortError>;
+    /// Lists a commit's files.
+    fn tree(&self, commit: &CommitId) -> Result<Tree, PortError>;
+    /// Reads a blob; fails where it is larger than `limit` bytes.
+    fn blob(&self, blob: &str, limit: u64) -> Result<Vec<u8>, PortError>;
+    /// Tells whether `newer` descends from `older`.
+    fn ancestry(&self, older: &CommitId, newer: &CommitId) -> Result<Ancestry, PortError>;
+    /// Returns the status branch's files below a folder, by path within it.
+    fn report(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError>;
+    /// Makes the status branch hold exactly these files below a folder, in one commit; other folders stay. Equal bytes make
+    /// no commit. Returns whether one was made.
+    fn publish(
+        &self,
+        folder: &str,
+        files: &BTreeMap<String, Vec<u8>>,
+        message: &str,
+    ) -> Result<bool, PortError>;
+}
+
+/// Where VMs come from.
+pub trait Source: Send + Sync {
+    /// Lists the VMs.
+    fn observe(&self, site: &Site) -> Result<SourceState, PortError>;
+    /// Reads one VM again; `None` where it is certainly not there.
+    fn look(&self, site: &Site, vm: &SourceVm) -> Result<Option<Vm>, PortError>;
+    /// Writes the mark. Succeeds where this very token stands already; fails lastingly where another does.
+    fn claim(&self, site: &Site, vm: &SourceVm, token: &Token) -> Result<(), PortError>;
+    /// Takes this token's mark away; a mark of another token stays.
+    fn release(&self, site: &Site, vm: &SourceVm, token: &Token) -> Result<(), PortError>;
+    /// Turns the mark into "migrated".
+    fn mark_migrated(&self, site: &Site, vm: &SourceVm, token: &Token) -> Result<(), PortError>;
+    /// Asks the guest to shut down.
+    fn shut_down(&self, site: &Site, vm: &SourceVm) -> Result<(), PortError>;
+    /// Cuts power.
+    fn power_off(&self, site: &Site, vm: &SourceVm) -> Result<(), PortError>;
+    /// Powers on.
+    fn power_on(&self, site: &Site, vm: &SourceVm) -> Result<(), PortError>;
+}
+
+/// What is to be made on a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blueprint<'a> {
+    /// Its name.
+    pub name: &'a TargetName,
+    /// The source VM.
+    pub vm: &'a Vm,
+    /// For each network card that is kept, in order: its network there and its hardware address.
+    pub nics: Vec<(crate::desired::Network, Option<String>)>,
+}
+
+/// Where VMs go. Everything that it makes carries the token of the area, so that nothing else is ever touched.
+pub trait Target: Send + Sync {
+    /// Lists what stands there and what fits.
+    fn observe(&self, site: &Site) -> Result<TargetState, PortError>;
+    /// Reads one name again; `None` where it is certainly free.
+    fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError>;
+    /// Makes the partial area with its empty disks. Succeeds where they stand already.
+    fn create_disks(
+        &self,
+        site: &Site,
+        area: &Token,
+        vm: &Vm,
+    ) -> Result<Vec<(DiskKey, TargetDisk)>, PortError>;
+    /// Turns the area into a VM, off. Succeeds where this area became that VM already; never replaces anything.
+    fn create_vm(
+        &self,
+        site: &Site,
+        area: &Token,
+        blueprint: &Blueprint<'_>,
+    ) -> Result<(), PortError>;
+    /// Starts the VM that was made from this area.
+    fn start(&self, site: &Site, area: &Token, name: &TargetName) -> Result<Power, PortError>;
+    /// Deletes the area, or the VM made from it, which was never started. Succeeds where nothing of it is left.
+    fn remove(&self, site: &Site, area: &Token, name: &TargetName) -> Result<(), PortError>;
+}
+
+/// The data plane, in processes of its own.
+pub trait Workers: Send + Sync {
+    /// Starts a worker, or finds that it runs already.
+    fn start(&self, job: CopyJob) -> Result<(), PortError>;
+    /// Tells which workers live.
+    fn states(&self) -> BTreeMap<RunId, WorkerState>;
+    /// Takes what the workers said since the last call, in order. What is not acknowledged is said again.
+    fn take(&self) -> Vec<WorkerEvent>;
+    /// Acknowledges everything of a worker up to a number: it is journaled.
+    fn acknowledge(&self, run: &RunId, number: u64);
+    /// Stops a worker at a boundary and waits for its end.
+    fn stop(&self, run: &RunId) -> Result<(), PortError>;
+}
+
+/// Where facts are kept. What `append` returned for is durable.
+pub trait JournalStore: Send {
+    /// Returns the journal's own random id.
+    fn id(&self) -> JournalId;
+    /// Reads everything, in order.
+    fn read(&self) -> Result<Vec<Record>, PortError>;
+    /// Adds entries, all or none, and returns when they are durable.
+    fn append(&mut self, at: Timestamp, entries: &[Entry]) -> Result<(), PortError>;
+}
+
+/// The emergency brake: a file in the state folder.
+pub trait Hold: Send + Sync {
+    /// Tells whether it is on.
+    fn engaged(&self) -> bool;
+}
+
+/// Everything of the world that the controller needs.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// Time.
+    pub clock: &'a dyn Clock,
+    /// The repository.
+    pub repo: &'a dyn PlanRepo,
+    /// Sources, by what kind of site they are.
+    pub source: &'a dyn Source,
+    /// Targets, by what kind of site they are.
+    pub target: &'a dyn Target,
+    /// The data plane.
+    pub workers: &'a dyn Workers,
+    /// The brake.
+    pub hold: &'a dyn Hold,
+}
+
+impl std::fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("World")
+    }
+}
+
+/// Names a provider beside where it is, for looks over all of them.
+pub type Sites = BTreeMap<ProviderName, Site>;
