@@ -21,7 +21,7 @@
 //! 5. The journal is truth, the report is a view; losing a report loses nothing.
 //! 6. A pass takes no hint about what changed: events only say "look". Every memo is keyed by all its inputs and may be
 //!    dropped at any time.
-//! 7. The data plane runs in its own process behind the port `Workers`; the binary links libc and libgcc_s only.
+//! 7. The data plane runs in its own process behind the port `Workers`; the binary links `libc` and `libgcc_s` only.
 //! 8. A checkpoint is recorded only after the blocks before it are durable on the target.
 //! 9. Every wait, retry and queue has a named bound; past it the VM stalls with a reason, never silently.
 //! 10. Nothing destroys the source: its disks are only read.
@@ -33,6 +33,8 @@
 //! `tests/it/tidy.rs` checks which module may name which (the order below), and that the pure ones (`domain` to `status`)
 //! name no runtime, file system, client or clock.
 
+mod planted;
+
 pub mod domain;
 
 pub mod extent;
@@ -41,9 +43,9 @@ pub mod manifest;
 
 pub mod observed;
 
-pub mod journal;
-
 pub mod desired;
+
+pub mod journal;
 
 pub mod policy;
 

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::planted::{Bug, planted};
+
 /// Declares a newtype over `String` that is written and read as that string.
 macro_rules! string_id {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -62,6 +64,7 @@ impl Token {
     /// Derives the token of one step of one run. Two journals never agree on one, so a claim that another journal made
     /// is never taken for ours; the same journal derives the same token after every restart.
     pub fn derive(journal: &JournalId, run: &RunId, step: &str) -> Self {
+        let step = if planted(Bug::OneTokenForAllSteps) { "" } else { step };
         let text = format!("{journal}\n{run}\n{step}");
         let hash = blake3::derive_key("ferry 2026 step token", text.as_bytes());
         Self(hex::encode(&hash[..12]))

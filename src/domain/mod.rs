@@ -1,5 +1,6 @@
-//! The words that every other module speaks: identifiers, quantities, and a VM in no vendor's terms.
+//! The words that every other module speaks: identifiers, quantities, a VM in no vendor's terms, and text made safe to show.
 
 pub mod id;
+pub mod text;
 pub mod unit;
 pub mod vm;

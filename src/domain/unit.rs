@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Add, AddAssign};
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Displayed in binary units with one decimal, in sums and sizes alike.
@@ -60,9 +61,47 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Says how long something takes, in its two largest units; below a second in tenths.
+pub fn lasting(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) if seconds > 0 => format!("{seconds} s"),
+        (0, 0, 0) => match duration.subsec_millis().max(0) {
+            0 => "0 s".to_owned(),
+            1..100 => "< 0.1 s".to_owned(),
+            milliseconds => format!("0.{} s", milliseconds / 100),
+        },
+        (0, 0, minutes) => format!("{minutes} m {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} m"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        let shown = [-5, 0, 40, 420, 999, 1000, 59_999, 200_000, 38_100_000, 100_000_000]
+            .map(|milliseconds| lasting(SignedDuration::from_millis(milliseconds)));
+        assert_eq!(
+            shown,
+            [
+                "0 s",
+                "0 s",
+                "< 0.1 s",
+                "0.4 s",
+                "0.9 s",
+                "1 s",
+                "59 s",
+                "3 m 20 s",
+                "10 h 35 m",
+                "1 d 3 h"
+            ]
+        );
+    }
 
     #[test]
     fn bytes_read_as_people_say_them() {
