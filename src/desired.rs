@@ -1,4 +1,13 @@
 //! Manifests become what is wanted of each VM: references followed, defaults filled in, mappings attached.
+//!
+//! # Guarantees
+//!
+//! All of the input is judged. Every entry of every plan that can be read is in the answer; what is wrong with it, or with
+//! anything that it refers to, stands in its own findings, so that only it is blocked. Entries have unique keys. Pure, and
+//! linear in the input.
+
+mod refer;
+mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
 use crate::manifest::diagnostic::{Finding, Place};
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
+
+pub use resolve::{FileVersions, load, resolve, target_name};
 
 /// Everything that the manifests ask for, and everything that was found wrong with them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +58,8 @@ pub struct VmWanted {
     pub key: VmKey,
     /// Where it stands.
     pub place: Place,
+    /// The digest of the entry's own fields: another entry may mean another VM.
+    pub entry: Digest,
     /// What is wanted; `None` where a finding keeps it from being made out.
     pub desired: Option<Desired>,
     /// What is wrong with it, or with what it refers to.
@@ -107,6 +120,16 @@ pub enum Site {
     },
 }
 
+impl Site {
+    /// Tells whether VMs come from there; else they go there.
+    pub fn holds_sources(&self) -> bool {
+        match self {
+            Self::Ova { .. } => true,
+            Self::Local { .. } => false,
+        }
+    }
+}
+
 /// How an entry names its VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -143,3 +166,6 @@ pub struct Request {
     /// Where it stands.
     pub place: Place,
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::diagnostic::Place;
+use crate::manifest::diagnostic::{Finding, Place};
 
 /// The API group and version of every manifest.
 pub const API_VERSION: &str = "ferry.dev/v1alpha1";
@@ -24,6 +24,8 @@ pub struct Manifest {
     pub places: BTreeMap<String, Place>,
     /// The digest of the document's own text: another document of the same file may change without changing it.
     pub digest: String,
+    /// What is wrong with it although it could be read (what it asks for and is not supported yet), by JSON pointer.
+    pub findings: Vec<(String, Finding)>,
 }
 
 impl Manifest {
@@ -40,6 +42,74 @@ impl Manifest {
             }
         }
     }
+}
+
+/// A whole document as it is written: what the schema of its kind describes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Document<S> {
+    /// The group and version: `ferry.dev/v1alpha1`.
+    pub api_version: ApiVersion,
+    /// What the document is.
+    pub kind: Kind,
+    /// Its name and labels.
+    pub metadata: Metadata,
+    /// What it says.
+    pub spec: S,
+}
+
+/// The versions that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ApiVersion {
+    /// The only one so far.
+    #[serde(rename = "ferry.dev/v1alpha1")]
+    V1Alpha1,
+}
+
+/// The kinds that are honoured.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Kind {
+    /// A place where VMs come from or go to.
+    Provider,
+    /// Which network becomes which.
+    NetworkMapping,
+    /// Which storage becomes which.
+    StorageMapping,
+    /// A set of VMs that are moved.
+    Plan,
+    /// Runs a plan.
+    Migration,
+}
+
+impl Kind {
+    /// All of them, in the order in which a person writes them.
+    pub const ALL: [Self; 5] =
+        [Self::Provider, Self::NetworkMapping, Self::StorageMapping, Self::Plan, Self::Migration];
+
+    /// Returns the word in `kind:`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "Provider",
+            Self::NetworkMapping => "NetworkMapping",
+            Self::StorageMapping => "StorageMapping",
+            Self::Plan => "Plan",
+            Self::Migration => "Migration",
+        }
+    }
+
+    /// Finds the kind that a word means.
+    pub fn find(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// What a type cannot say by its shape: patterns, lengths, fields that belong together. The schema says the same in its own
+/// words, and a test holds the two together.
+pub trait Lawful {
+    /// Returns what is wrong, in one sentence.
+    fn check(&self) -> Result<(), String>;
 }
 
 /// The specs of all kinds.
@@ -76,6 +146,20 @@ pub struct Metadata {
 /// A place where VMs come from or go to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    {
+        "required": ["type", "ova"],
+        "properties": {
+            "type": { "const": "ova" }, "ova": { "type": "object" }, "local": { "type": "null" }
+        }
+    },
+    {
+        "required": ["type", "local"],
+        "properties": {
+            "type": { "const": "local" }, "local": { "type": "object" }, "ova": { "type": "null" }
+        }
+    }
+]))]
 pub struct Provider {
     /// What kind of place it is.
     #[serde(rename = "type")]
@@ -158,12 +242,24 @@ pub struct NamedRef {
 /// A network at the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    {
+        "required": ["type", "name"],
+        "properties": { "type": { "const": "multus" }, "name": { "type": "string" } }
+    },
+    { "required": ["type"], "properties": { "type": { "const": "pod" }, "name": { "type": "null" } } },
+    {
+        "required": ["type"],
+        "properties": { "type": { "const": "ignored" }, "name": { "type": "null" } }
+    }
+]))]
 pub struct NetworkDestination {
     /// What kind of network.
     #[serde(rename = "type")]
     pub kind: NetworkType,
     /// For `type: multus`: the network's name. On the local target the libvirt network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub name: Option<String>,
 }
 
@@ -268,15 +364,21 @@ pub enum PlanType {
     Warm,
 }
 
-/// One VM of a plan: by exactly one of `name`, `id` and `uuid`.
+/// One VM of a plan: by exactly one of `name` and `id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    { "required": ["name"], "properties": { "name": { "type": "string" } } },
+    { "required": ["id"], "properties": { "id": { "type": "string" } } }
+]))]
 pub struct PlanVm {
     /// Its name or path in the source's inventory. For an OVA the name of the virtual system, or `FILE.ova/SYSTEM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub name: Option<String>,
     /// Its identifier at the source. For an OVA `ova:HASH/SYSTEM`, as reports show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub id: Option<String>,
     /// What it is called on the target; its name, made an RFC 1123 label, where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -305,7 +407,7 @@ pub enum TargetPowerState {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Shutdown {
     /// How long the guest may take, as `10m` or `1h 30m`.
-    #[schemars(pattern(r"^\s*(\d+\s*(h|m|s)\s*)+$"))]
+    #[schemars(length(min = 2, max = 20), pattern(r"^[0-9]{1,4}[hms]( ?[0-9]{1,4}[hms])*$"))]
     pub timeout: String,
     /// Whether power is cut after that time.
     pub force: bool,
@@ -353,4 +455,123 @@ pub struct Migration {
     /// The VMs, by their names in the plan, that are moved once more although they were moved before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub again: Vec<String>,
+}
+
+/// Reads a time such as `10m` or `1h 30m`, in seconds.
+pub fn duration_s(text: &str) -> Option<u32> {
+    if !(2..=20).contains(&text.len()) {
+        return None;
+    }
+    let mut seconds: u32 = 0;
+    let mut digits = String::new();
+    let mut gap = true;
+    for letter in text.chars() {
+        match letter {
+            '0'..='9' if digits.len() < 4 => digits.push(letter),
+            ' ' if digits.is_empty() && !gap => {
+                gap = true;
+                continue;
+            }
+            'h' | 'm' | 's' => {
+                let unit = match letter {
+                    'h' => 3600,
+                    'm' => 60,
+                    _ => 1,
+                };
+                let count: u32 = digits.parse().ok()?;
+                seconds = seconds.checked_add(count.checked_mul(unit)?)?;
+                digits.clear();
+            }
+            _ => return None,
+        }
+        gap = false;
+    }
+    (digits.is_empty() && !gap).then_some(seconds)
+}
+
+/// Tells whether a text is an RFC 1123 label.
+pub fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn not_empty(text: Option<&String>, field: &str) -> Result<(), String> {
+    match text {
+        Some(text) if text.is_empty() => Err(format!("`{field}` is empty")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+impl Lawful for Metadata {
+    fn check(&self) -> Result<(), String> {
+        if is_label(&self.name) { Ok(()) } else { Err("`name` is no RFC 1123 label".to_owned()) }
+    }
+}
+
+impl Lawful for Provider {
+    fn check(&self) -> Result<(), String> {
+        match (self.kind, &self.ova, &self.local) {
+            (ProviderType::Ova, Some(OvaProvider { path }), None)
+            | (ProviderType::Local, None, Some(LocalProvider { path })) => {
+                not_empty(Some(path), "path")
+            }
+            (ProviderType::Ova | ProviderType::Local, _, _) => {
+                Err("the block that belongs to `type` is needed, and no other".to_owned())
+            }
+        }
+    }
+}
+
+impl Lawful for NetworkMapping {
+    fn check(&self) -> Result<(), String> {
+        for NetworkEntry { source, destination } in &self.map {
+            not_empty(Some(&source.name), "name")?;
+            not_empty(destination.name.as_ref(), "name")?;
+            match (destination.kind, destination.name.is_some()) {
+                (NetworkType::Multus, true) | (NetworkType::Pod | NetworkType::Ignored, false) => {}
+                (NetworkType::Multus, false) => return Err("`multus` needs a `name`".to_owned()),
+                (NetworkType::Pod | NetworkType::Ignored, true) => {
+                    return Err("only `multus` has a `name`".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lawful for StorageMapping {
+    fn check(&self) -> Result<(), String> {
+        self.map.iter().try_for_each(|StorageEntry { source, destination }| {
+            not_empty(Some(&source.name), "name")?;
+            not_empty(Some(&destination.storage_class), "storageClass")
+        })
+    }
+}
+
+impl Lawful for Plan {
+    fn check(&self) -> Result<(), String> {
+        if duration_s(&self.shutdown.timeout).is_none() {
+            return Err("`shutdown.timeout` is no time".to_owned());
+        }
+        for PlanVm { name, id, target_name, target_power_state: _ } in &self.vms {
+            if name.is_some() == id.is_some() {
+                return Err("a VM needs exactly one of `name` and `id`".to_owned());
+            }
+            not_empty(name.as_ref(), "name")?;
+            not_empty(id.as_ref(), "id")?;
+            if target_name.as_ref().is_some_and(|name| !is_label(name)) {
+                return Err("`targetName` is no RFC 1123 label".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lawful for Migration {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
