@@ -76,6 +76,8 @@ pub struct SourceState {
     pub vms: Vec<Vm>,
     /// Parts of it that could not be read, one sentence each (a broken archive beside good ones).
     pub gaps: Vec<Gap>,
+    /// The source's own clock, where it has one.
+    pub clock: Option<Timestamp>,
 }
 
 impl SourceState {

@@ -194,8 +194,6 @@ pub enum Fact {
     RemovalIntended,
     /// What the attempt made on the target is gone.
     AreaRemoved,
-    /// What the attempt made on the target stays, for a later attempt.
-    AreaKept,
     /// The source may be powered on again.
     PowerOnIntended {
         /// Names this power-on.
@@ -260,6 +258,8 @@ pub enum Abandon {
     Canceled,
     /// Its `Migration` is gone from git.
     MigrationGone,
+    /// It stalled, and what it was begun with has changed since: a new attempt takes its place.
+    Superseded,
     /// It failed after the source was shut down, which therefore comes back.
     Failed(Fault),
 }
