@@ -1,0 +1,481 @@
+use std::collections::BTreeSet;
+
+use expect_test::{Expect, expect};
+use jiff::Timestamp;
+
+use super::sample::{at, clear, desired, entry, occupy, source, vm, wanted, world};
+use super::*;
+use crate::desired::{Network, Selector};
+use crate::domain::id::{CommitId, JournalId, MigrationName, RunId};
+use crate::domain::unit::Bytes;
+use crate::domain::vm::{Checksum, Claim, DiskFormat, Firmware, Nic, Power};
+use crate::journal::progress::Progress;
+use crate::journal::record::{Entry, Fact, Instructions, RECORD_VERSION, Record};
+use crate::manifest::diagnostic::Severity;
+use crate::manifest::document::{NetworkType, PlanType, TargetPowerState};
+
+fn shown(verdict: &Verdict) -> String {
+    let outcome = match &verdict.outcome {
+        Outcome::Cleared(cleared) => format!("cleared as {}", cleared.target_name()),
+        Outcome::Blocked => "blocked".to_owned(),
+        Outcome::Unknown(gap) => format!("unknown: {} ({})", gap.reason, gap.remedy),
+    };
+    let findings = verdict.findings.iter().map(|finding| {
+        let hint = finding.hint.as_deref().unwrap_or("-");
+        format!("  {} {}: {} [{hint}]\n", finding.severity, finding.code, finding.text)
+    });
+    format!("{}: {outcome}\n{}", verdict.key, findings.collect::<String>())
+}
+
+fn check(verdicts: &[Verdict], expected: Expect) {
+    expected.assert_eq(&verdicts.iter().map(shown).collect::<String>());
+}
+
+fn judge(desired: Desired, vm: Vm) -> Verdict {
+    let mut wanted = entry("web", "web-01");
+    wanted.desired = Some(desired);
+    Judge::new().judge(&wanted, &world(vec![vm]), &BTreeSet::new(), at(1))
+}
+
+type Change = fn(&mut Desired, &mut Vm);
+
+/// For each rule and check: what makes it speak, and what it says. `the_table_covers_every_page` keeps it whole.
+const SPEAKS: &[(&str, Change, &str)] = &[
+    (
+        "guest.legacy_windows",
+        |_, vm| vm.os = Some("windows7_64Guest".into()),
+        "the guest is an old Windows (`windows7_64Guest`)",
+    ),
+    (
+        "guest.windows.unconverted",
+        |_, vm| vm.os = Some("Windows2019srv_64Guest".into()),
+        "the guest is Windows (`Windows2019srv_64Guest`) and the plan installs no drivers",
+    ),
+    (
+        "ova.disk.capacity.invalid",
+        |_, vm| vm.disks[0].capacity = Bytes(0),
+        "disk `vmdisk1` has a capacity of 0 bytes",
+    ),
+    (
+        "ova.disk.checksum.absent",
+        |_, vm| vm.disks[0].checksum = Checksum::Absent,
+        "disk `vmdisk1` has no checksum",
+    ),
+    (
+        "ova.disk.checksum.unchecked",
+        |_, vm| vm.disks[0].checksum = Checksum::Unchecked("SHA512".into()),
+        "the checksum of disk `vmdisk1` (SHA512) is not checked",
+    ),
+    (
+        "ova.disk.format.unsupported",
+        |_, vm| vm.disks[0].format = DiskFormat::Unsupported("qcow2".into()),
+        "disk `vmdisk1` is stored as `qcow2`, which is not supported",
+    ),
+    (
+        "ova.disk.format.unsupported",
+        |_, vm| vm.disks[0].format = DiskFormat::Unsupported("empty".into()),
+        "disk `vmdisk1` is stored as `unsupported`, which is not supported",
+    ),
+    (
+        "ova.name.invalid",
+        |_, vm| vm.name = "Web_01".into(),
+        "`Web_01` is called `web-01` on the target",
+    ),
+    ("vm.cpu.unknown", |_, vm| vm.cpus = None, "the source does not say how many CPUs it has"),
+    ("vm.cpu.unknown", |_, vm| vm.cpus = Some(0), "the source gives it no CPU"),
+    (
+        "vm.disk.capacity.unaligned",
+        |_, vm| vm.disks[0].capacity = Bytes(1_000_001),
+        "disk `vmdisk1` has 1000001 bytes, no multiple of 512",
+    ),
+    ("vm.disks.none", |_, vm| vm.disks.clear(), "it has no disks"),
+    (
+        "vm.firmware.unknown",
+        |_, vm| vm.firmware = None,
+        "the source does not say whether it boots by BIOS or UEFI",
+    ),
+    (
+        "vm.memory.unknown",
+        |_, vm| vm.memory = None,
+        "the source does not say how much memory it has",
+    ),
+    ("vm.memory.unknown", |_, vm| vm.memory = Some(Bytes(0)), "the source gives it no memory"),
+    (
+        "vm.nic.mac.duplicate",
+        |_, vm| {
+            let mac = Some("00-50-56-00-00-01".to_owned());
+            vm.nics.push(Nic { network: "VM Network".into(), mac });
+        },
+        "network cards 1 and 2 both have the address 00:50:56:00:00:01",
+    ),
+    (
+        "plan.network.unmapped",
+        |_, vm| vm.nics[0].network = "DMZ".into(),
+        "network `DMZ` is not mapped",
+    ),
+    (
+        "plan.network.mapping.missing",
+        |desired, _| desired.networks = None,
+        "it has 1 network cards and no network mapping",
+    ),
+    (
+        "plan.network.ignored",
+        |desired, _| network(desired, NetworkType::Ignored),
+        "its network card in `VM Network` is left out",
+    ),
+    (
+        "plan.network.nameless",
+        |desired, _| network(desired, NetworkType::Multus),
+        "network `VM Network` is mapped to a network without a name",
+    ),
+    (
+        "plan.power.unsupported",
+        |desired, _| desired.power = TargetPowerState::On,
+        "`targetPowerState: on` is not supported yet",
+    ),
+    (
+        "plan.type.unsupported",
+        |desired, _| desired.kind = PlanType::Warm,
+        "`type: warm` is not supported yet",
+    ),
+    (
+        "plan.conversion.unsupported",
+        |desired, _| desired.skip_guest_conversion = false,
+        "guest conversion is not supported yet",
+    ),
+    (
+        "target.name.invalid",
+        |_, vm| vm.name = "日本".into(),
+        "no name on the target can be made of `日本`",
+    ),
+];
+
+fn network(desired: &mut Desired, kind: NetworkType) {
+    let networks = desired.networks.as_mut().unwrap();
+    networks.insert("VM Network".into(), Network { kind, name: None });
+}
+
+#[test]
+fn each_rule_speaks_where_it_should_and_is_silent_elsewhere() {
+    let silent = judge(desired("web", "web-01"), vm("web-01"));
+    assert_eq!(silent.findings, []);
+    for (id, change, text) in SPEAKS {
+        let (mut desired, mut vm) = (desired("web", "web-01"), vm("web-01"));
+        desired.selector = Selector::Id(vm.id.to_string());
+        change(&mut desired, &mut vm);
+        let verdict = judge(desired, vm);
+        let found: Vec<_> = verdict.findings.iter().filter(|found| found.code == *id).collect();
+        assert_eq!(found.len(), 1, "{id}: {verdict:?}");
+        assert_eq!(found[0].text, *text);
+        let page = concerns().into_iter().find(|page| page.id == *id).unwrap();
+        assert_eq!(found[0].severity, page.category, "{id}");
+        let blocks = page.category == Severity::Critical;
+        assert_eq!(matches!(verdict.outcome, Outcome::Blocked), blocks, "{id}");
+    }
+}
+
+#[test]
+fn the_table_covers_every_page() {
+    // These need a world rather than a VM; each has a test of its own.
+    let elsewhere = [
+        "ferry.rule.failed",
+        "source.vm.absent",
+        "source.vm.ambiguous",
+        "target.name.duplicate",
+        "target.name.taken",
+    ];
+    let covered: BTreeSet<&str> = SPEAKS.iter().map(|(id, ..)| *id).chain(elsewhere).collect();
+    let pages: Vec<String> = concerns().into_iter().map(|page| page.id).collect();
+    assert_eq!(pages, covered.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn no_windows_is_seen_in_darwin() {
+    let mut mac = vm("web-01");
+    mac.os = Some("darwin23_64Guest".into());
+    assert_eq!(judge(desired("web", "web-01"), mac).findings, []);
+}
+
+#[test]
+fn an_entry_means_a_vm_by_name_path_or_identifier() {
+    let other = vm("db-01");
+    let observed = world(vec![vm("web-01"), other.clone()]);
+    for selector in [
+        Selector::Name("db-01".into()),
+        Selector::Name("db-01.ova/db-01".into()),
+        Selector::Id(other.id.to_string()),
+    ] {
+        let mut wanted = wanted(&[("web", &["x"])]);
+        let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+        entry.desired.as_mut().unwrap().selector = selector;
+        let mut judge = Judge::new();
+        let scanned = judge.judge(entry, &observed, &BTreeSet::new(), at(1));
+        assert_eq!(scanned.vm, Some(other.id.clone()));
+        assert_eq!(judge.clear(&wanted, &observed, &BTreeSet::new(), at(1)), [scanned]);
+    }
+}
+
+#[test]
+fn what_is_absent_or_ambiguous_is_said_with_a_way_out() {
+    let mut twin = vm("web-02");
+    twin.name = "web-01".into();
+    let mut copy = vm("db-01");
+    copy.path = "copy-of-db-01.ova/db-01".into();
+    let observed = world(vec![vm("web-01"), twin, vm("db-01"), copy]);
+    let wanted = wanted(&[("web", &["web-01", "db-1", "mail", "db-01"])]);
+    check(
+        &clear(&wanted, &observed),
+        expect![[r"
+            web/web-01: blocked
+              Critical source.vm.ambiguous: `web-01` names 2 VMs of `archive`: `web-01.ova/web-01`, `web-02.ova/web-02` [Name one of them by its path or its `id`]
+            web/db-1: blocked
+              Critical source.vm.absent: `archive` holds no VM `db-1` [Did you mean `db-01`?]
+            web/mail: blocked
+              Critical source.vm.absent: `archive` holds no VM `mail` [The source holds `web-01`, `web-01`, `db-01`, `db-01`]
+            web/db-01: cleared as db-01
+        "]],
+    );
+}
+
+#[test]
+fn a_gap_or_an_old_look_proves_nothing() {
+    let wanted = wanted(&[("web", &["web-01", "gone"])]);
+    let gap = Gap { reason: "broken.ova is cut short".into(), remedy: "Copy it again".into() };
+    let mut partly = world(vec![vm("web-01")]);
+    source(&mut partly).gaps.push(gap.clone());
+    check(
+        &clear(&wanted, &partly),
+        expect![[r"
+            web/web-01: cleared as web-01
+            web/gone: unknown: not found in what could be read of `archive`: broken.ova is cut short (Copy it again)
+        "]],
+    );
+    let mut unread = world(vec![]);
+    unread.sources.values_mut().for_each(|seen| seen.state = Err(gap.clone()));
+    let mut blind = world(vec![vm("web-01")]);
+    blind.targets.values_mut().for_each(|seen| seen.state = Err(gap.clone()));
+    let mut never = world(vec![vm("web-01")]);
+    never.targets.clear();
+    let old = |observed: &Observed| Judge::new().clear(&wanted, observed, &BTreeSet::new(), at(61));
+    for (verdicts, vm_known) in [
+        (clear(&wanted, &unread), false),
+        (clear(&wanted, &Observed::default()), false),
+        (clear(&wanted, &blind), true),
+        (clear(&wanted, &never), true),
+        (old(&world(vec![vm("web-01")])), false),
+    ] {
+        assert!(matches!(verdicts[0].outcome, Outcome::Unknown(_)), "{verdicts:?}");
+        assert_eq!(verdicts[0].vm.is_some(), vm_known);
+        assert_eq!(verdicts[0].findings, []);
+    }
+}
+
+#[test]
+fn a_name_on_the_target_belongs_to_who_made_it() {
+    let wanted = wanted(&[("web", &["web-01", "web-02", "db-01"])]);
+    let mut observed = world(vec![vm("web-01"), vm("web-02"), vm("db-01")]);
+    occupy(&mut observed, "web-01", None);
+    occupy(&mut observed, "web-02", Some("theirs"));
+    occupy(&mut observed, "db-01", Some("ours"));
+    let ours = BTreeSet::from([Token::new("ours")]);
+    check(
+        &Judge::new().clear(&wanted, &observed, &ours, at(1)),
+        expect![[r"
+            web/web-01: blocked
+              Critical target.name.taken: `web-01` stands on `rack` already and was not made by this instance [Set another `targetName`, or remove what stands there]
+            web/web-02: blocked
+              Critical target.name.taken: `web-02` stands on `rack` already and was not made by this instance [Set another `targetName`, or remove what stands there]
+            web/db-01: cleared as db-01
+        "]],
+    );
+}
+
+#[test]
+fn two_vms_never_get_one_name_on_one_target() {
+    let mut other = vm("Web 01");
+    other.name = "Web 01".into();
+    let observed = world(vec![vm("web-01"), other]);
+    let mut twice = wanted(&[("a", &["web-01"]), ("b", &["Web 01", "web-01"])]);
+    check(
+        &clear(&twice, &observed),
+        expect![[r"
+            a/web-01: blocked
+              Critical target.name.duplicate: `b/Web 01` gets the same name on the target, `web-01` [Set `targetName` in one of the entries]
+            b/Web 01: blocked
+              Critical target.name.duplicate: `a/web-01` gets the same name on the target, `web-01` [Set `targetName` in one of the entries]
+              Warning ova.name.invalid: `Web 01` is called `web-01` on the target [Set `targetName` in its entry]
+            b/web-01: cleared as web-01
+        "]],
+    );
+    twice.plans.values_mut().next().unwrap().archived = true;
+    twice.plans.values_mut().last().unwrap().vms.pop();
+    assert!(
+        clear(&twice, &observed).iter().all(|verdict| verdict.findings.iter().all(|f| !f.blocks()))
+    );
+}
+
+#[test]
+fn what_the_manifest_said_is_not_said_twice_and_never_cleared() {
+    let mut wanted = wanted(&[("web", &["web-01"])]);
+    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+    entry.desired.as_mut().unwrap().kind = PlanType::Warm;
+    entry.findings.push(Finding {
+        code: "FY0300".into(),
+        severity: Severity::Critical,
+        place: entry.place.clone(),
+        text: "`type: warm` is not supported yet".into(),
+        hint: None,
+    });
+    let observed = world(vec![vm("web-01")]);
+    check(
+        &clear(&wanted, &observed),
+        expect![[r"
+            web/web-01: blocked
+              Critical FY0300: `type: warm` is not supported yet [-]
+        "]],
+    );
+    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+    entry.desired = None;
+    entry.findings.clear();
+    assert_eq!(clear(&wanted, &observed)[0].outcome, Outcome::Blocked);
+}
+
+#[test]
+fn the_digest_is_of_what_is_read_and_of_nothing_else() {
+    let digest = |change: Change| {
+        let (mut desired, mut vm) = (desired("web", "web-01"), vm("web-01"));
+        desired.selector = Selector::Id(vm.id.to_string());
+        change(&mut desired, &mut vm);
+        judge(desired, vm).digest.unwrap()
+    };
+    let base = digest(|_, _| {});
+    assert_eq!(base.as_str().len(), 32);
+    let same: &[Change] = &[
+        |desired, _| desired.place.line = 99,
+        |desired, _| desired.key.plan = crate::domain::id::PlanName::new("renamed"),
+        |_, vm| vm.power = Power::On,
+        |_, vm| vm.claim = Claim::Held("token".into()),
+        |_, vm| vm.path = "moved.ova/web-01".into(),
+        |_, vm| vm.disks[0].stored = None,
+        |_, vm| vm.disks[0].source.0 = "/srv/ova/moved.ova".into(),
+        |desired, _| {
+            let network = Network { kind: NetworkType::Pod, name: None };
+            desired.networks.as_mut().unwrap().insert("other".into(), network);
+        },
+    ];
+    for (number, change) in same.iter().enumerate() {
+        assert_eq!(digest(*change), base, "{number}");
+    }
+    let other: &[Change] = &[
+        |desired, _| desired.target_name = Some(TargetName::new("other")),
+        |desired, _| desired.power = TargetPowerState::Off,
+        |desired, _| desired.shutdown_force = true,
+        |desired, _| desired.shutdown_timeout_s += 1,
+        |desired, _| desired.verify = crate::manifest::document::Verify::Full,
+        |desired, _| desired.on_failure = crate::manifest::document::OnFailure::Delete,
+        |desired, _| network(desired, NetworkType::Ignored),
+        |_, vm| vm.firmware = Some(Firmware::Bios),
+        |_, vm| vm.cpus = Some(3),
+        |_, vm| vm.memory = Some(Bytes::mib(1)),
+        |_, vm| vm.disks[0].capacity += Bytes::mib(1),
+        |_, vm| vm.nics[0].mac = None,
+    ];
+    let digests: BTreeSet<_> = other.iter().map(|change| digest(*change)).collect();
+    assert_eq!(digests.len(), other.len());
+    assert!(!digests.contains(&base));
+}
+
+#[test]
+fn remembered_verdicts_are_those_that_are_made_anew() {
+    let mut wanted = wanted(&[("web", &["web-01", "web-02"])]);
+    let mut observed = world(vec![vm("web-01"), vm("web-02")]);
+    let mut judge = Judge::new();
+    let mut pass = |wanted: &Wanted, observed: &Observed| {
+        let again = judge.clear(wanted, observed, &BTreeSet::new(), at(1));
+        assert_eq!(again, clear(wanted, observed));
+        again
+    };
+    let before = pass(&wanted, &observed);
+    assert_eq!(pass(&wanted, &observed), before);
+    source(&mut observed).vms[0].firmware = None;
+    let after = pass(&wanted, &observed);
+    assert_ne!(after[0], before[0]);
+    assert_eq!(after[1], before[1]);
+    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+    entry.place.line = 40;
+    entry.desired.as_mut().unwrap().place.line = 40;
+    let moved = pass(&wanted, &observed);
+    assert_eq!(moved[0].findings[0].place.line, 40);
+    assert_eq!(moved[0].digest, after[0].digest);
+    wanted.plans.clear();
+    assert_eq!(pass(&wanted, &observed), []);
+    assert!(judge.entries.is_empty());
+}
+
+fn begun(desired: Desired, vm: &Vm) -> Progress {
+    let run = RunId { vm: vm.id.clone(), migration: MigrationName::new("m"), attempt: 1 };
+    let instructions = Instructions {
+        desired,
+        vm: vm.clone(),
+        target_name: TargetName::new("given"),
+        digest: Digest::new("d"),
+        commit: CommitId::new("c"),
+    };
+    let entry = Entry::Run { run, fact: Fact::Began(Box::new(instructions)) };
+    let record = Record { version: RECORD_VERSION, at: at(0), entry };
+    Progress::fold(JournalId::new("j"), [&record]).unwrap()
+}
+
+#[test]
+fn a_running_attempt_is_judged_by_its_instructions() {
+    let moving = vm("web-01");
+    let progress = begun(desired("web", "web-01"), &moving);
+    let begun = &progress.newest().next().unwrap().begun;
+    let judge =
+        |observed: &Observed, now: Timestamp| Judge::new().judge_begun(begun, observed, now);
+    // Another VM took the name meanwhile, and its own area stands on the target.
+    let mut renamed = moving.clone();
+    renamed.name = "old-name".into();
+    let mut thief = vm("web-02");
+    thief.name = "web-01".into();
+    let mut observed = world(vec![thief.clone(), renamed]);
+    occupy(&mut observed, "given", Some("whoever"));
+    let verdict = judge(&observed, at(1));
+    assert_eq!(verdict.vm, Some(moving.id.clone()));
+    assert!(
+        matches!(&verdict.outcome, Outcome::Cleared(cleared) if cleared.target_name().as_str() == "given")
+    );
+    occupy(&mut observed, "given", None);
+    assert_eq!(judge(&observed, at(1)).findings[0].code, "target.name.taken");
+    let mut gone = world(vec![thief]);
+    assert_eq!(judge(&gone, at(1)).findings[0].code, "source.vm.absent");
+    let gap = Gap { reason: "r".into(), remedy: "m".into() };
+    source(&mut gone).gaps.push(gap);
+    assert!(matches!(judge(&gone, at(1)).outcome, Outcome::Unknown(_)));
+    assert!(matches!(judge(&observed, at(61)).outcome, Outcome::Unknown(_)));
+}
+
+#[test]
+fn names_on_the_target_are_labels() {
+    let label = |name: &str| target_name(name).map(|name| name.to_string());
+    assert_eq!(label("web-01").as_deref(), Some("web-01"));
+    assert_eq!(label("  Web__01 (copy)").as_deref(), Some("web-01-copy"));
+    assert_eq!(label(&format!("{}-x", "a".repeat(62))).as_deref(), Some(&*"a".repeat(62)));
+    assert_eq!(label("---"), None);
+    assert_eq!(label("Ünïx").as_deref(), Some("n-x"));
+}
+
+#[test]
+fn a_source_of_many_vms_is_judged_in_bounded_advice() {
+    let mut wanted = wanted(&[("web", &[])]);
+    let names: Vec<String> = (0..ADVICE_MAX + 5).map(|number| format!("vm-{number}")).collect();
+    wanted.plans.values_mut().next().unwrap().vms =
+        names.iter().map(|name| entry("web", name)).collect();
+    let observed = world(vec![vm("other-machine")]);
+    let verdicts = clear(&wanted, &observed);
+    let advised = verdicts
+        .iter()
+        .filter(|v| v.findings[0].hint.as_deref() == Some("The source holds `other-machine`"))
+        .count();
+    assert_eq!(advised, ADVICE_MAX);
+}
