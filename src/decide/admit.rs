@@ -1,0 +1,221 @@
+//! What may be begun, tried again or powered off now: places, room, pauses and the one gate before a power-off.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::decide::{Input, Wait};
+use crate::domain::unit::Bytes;
+use crate::domain::vm::{Claim, DiskFormat, Vm};
+use crate::journal::progress::{Run, Trouble};
+use crate::journal::record::{Disposition, Fault, Mend};
+use crate::observed::Brake;
+use crate::policy::{Cleared, Outcome};
+
+/// How often a step is tried before its attempt stalls. With [`pause`] that is a little over a minute: a passing fault of a
+/// network or a disk ends sooner, one that lasts longer is worth a person's attention.
+pub const FAILURES_MAX: u32 = 5;
+
+/// The first pause before a step is tried again; each further one is twice as long.
+const PAUSE_FIRST: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long an attempt stays stalled before what its fault names is taken for mended, where the only sign of that is that
+/// the source or the target can be seen again. It bounds how often a step that always fails is repeated.
+const MEND_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+
+/// How long undoing or finishing rests once it stalled. It never gives up: a VM may be off.
+const FINISH_PAUSE: SignedDuration = SignedDuration::from_mins(10);
+
+/// How far the source's clock may be away from ours before nothing is powered off (safety rule 14).
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
+
+/// Bounds that the settings give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many VMs may move at once.
+    pub vms_in_flight: usize,
+}
+
+/// What trouble asks for.
+pub(super) enum Relief {
+    /// Nothing stands against the next step.
+    None,
+    /// A pause.
+    Pause(Timestamp),
+    /// The attempt stalls now.
+    Stall(Fault),
+    /// The attempt is stalled and stays so.
+    Stalled(Fault),
+    /// What it stalled for was observed mended.
+    Mended(String),
+}
+
+/// Tells what the trouble of an attempt asks for.
+pub(super) fn relief(input: &Input<'_>, run: &Run) -> Relief {
+    let Some(trouble) = &run.trouble else { return Relief::None };
+    let since = input.now.duration_since(trouble.at);
+    if trouble.stalled {
+        if !run.phase.undoable() {
+            return if since >= FINISH_PAUSE {
+                Relief::Mended("what was begun must be ended: tried again".to_owned())
+            } else {
+                Relief::Stalled(trouble.fault.clone())
+            };
+        }
+        return match mended(input, run, trouble) {
+            Some(why) => Relief::Mended(why),
+            None => Relief::Stalled(trouble.fault.clone()),
+        };
+    }
+    let stalls = match &trouble.fault.disposition {
+        Disposition::Stall(_) => true,
+        Disposition::Retry => trouble.failures >= FAILURES_MAX,
+    };
+    if stalls {
+        return Relief::Stall(trouble.fault.clone());
+    }
+    let again = trouble.at.saturating_add(pause(trouble.failures)).unwrap_or(Timestamp::MAX);
+    if input.now < again { Relief::Pause(again) } else { Relief::None }
+}
+
+/// Returns the pause after so many failures in a row.
+fn pause(failures: u32) -> SignedDuration {
+    let doublings = failures.saturating_sub(1).min(FAILURES_MAX);
+    PAUSE_FIRST.saturating_mul(1_i32 << doublings)
+}
+
+fn mended(input: &Input<'_>, run: &Run, trouble: &Trouble) -> Option<String> {
+    let Disposition::Stall(mend) = &trouble.fault.disposition else {
+        return (input.now.duration_since(trouble.at) >= MEND_PAUSE)
+            .then(|| "it may have passed: tried again".to_owned());
+    };
+    let desired = &run.begun.instructions().desired;
+    let paused = input.now.duration_since(trouble.at) >= MEND_PAUSE;
+    let seen_since = |at: Timestamp| paused && at > trouble.at;
+    match mend {
+        Mend::Space(needed) => {
+            let free = input.observed.targets.get(&desired.target)?.fresh(input.now)?.free;
+            (free >= *needed).then(|| format!("the target has {free} free now"))
+        }
+        Mend::Source => {
+            let seen = input.observed.sources.get(&desired.source)?;
+            seen.fresh(input.now)?.vm(&run.begun.run().vm)?;
+            seen_since(seen.at).then(|| "the source can be read again".to_owned())
+        }
+        Mend::Target => {
+            let seen = input.observed.targets.get(&desired.target)?;
+            seen.fresh(input.now)?;
+            seen_since(seen.at).then(|| "the target can be read again".to_owned())
+        }
+        Mend::Person => None,
+    }
+}
+
+/// The one gate for every power-off (safety rules 11, 12, 14).
+pub(super) fn power_off(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
+    if input.observed.brake != Brake::Released {
+        return Err(Wait::Brake);
+    }
+    if input.wanted.is_none() {
+        let text = "no commit of the watched branch could be read";
+        return Err(Wait::PowerOffBarred(text.to_owned()));
+    }
+    if let Some(bar) = input.observed.power_off_bars.first() {
+        return Err(Wait::PowerOffBarred(bar.clone()));
+    }
+    let source = &run.begun.instructions().desired.source;
+    let clock = input
+        .observed
+        .sources
+        .get(source)
+        .and_then(|seen| Some((seen.at, seen.fresh(input.now)?.clock?)));
+    match clock {
+        Some((at, clock)) if at.duration_since(clock).abs() > CLOCK_SKEW_MAX => {
+            let text = format!("the clock of {source} is more than 60 s away from this machine's");
+            Err(Wait::PowerOffBarred(text))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Tells whether somebody else's mark stands on a VM, or our own mark that it was migrated and is not asked for again.
+pub(super) fn foreign_mark(input: &Input<'_>, vm: &Vm, again: bool) -> Option<Wait> {
+    let ours =
+        |token: &str| input.progress.claim_tokens(&vm.id).any(|(own, _)| own.as_str() == token);
+    match &vm.claim {
+        Claim::Impossible | Claim::Free => None,
+        Claim::Held(token) if ours(token) => None,
+        Claim::Migrated(token) if again && ours(token) => None,
+        Claim::Held(token) | Claim::Migrated(token) => Some(Wait::Claimed(token.clone())),
+    }
+}
+
+/// Returns what a VM needs on the target: what its source stores, which is what is written, or its capacity where the
+/// source does not tell.
+pub(super) fn room(vm: &Vm) -> Bytes {
+    let of = |disk: &crate::domain::vm::Disk| match disk.format {
+        DiskFormat::Empty => Bytes(0),
+        DiskFormat::StreamOptimized | DiskFormat::Unsupported(_) => {
+            disk.stored.unwrap_or(disk.capacity)
+        }
+    };
+    vm.disks.iter().map(of).sum()
+}
+
+/// Tells whether an attempt stands still for a finding that only people can take away: then it keeps no place from others.
+fn blocked(input: &Input<'_>, run: &Run) -> bool {
+    let id = run.begun.run();
+    let verdict = input.begun.get(&id.vm);
+    verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Blocked))
+        && !run.phase.took_source_down()
+        && !input.observed.workers.contains_key(id)
+}
+
+/// What the VMs that begin in this decision have taken of places and room already.
+#[derive(Debug)]
+pub(super) struct Taken {
+    moving: usize,
+    room: std::collections::BTreeMap<crate::domain::id::ProviderName, Bytes>,
+}
+
+impl Taken {
+    /// Counts what moves and what it has still to write.
+    pub(super) fn count(input: &Input<'_>) -> Self {
+        let mut taken = Self { moving: 0, room: std::collections::BTreeMap::new() };
+        for run in input.progress.moving() {
+            let stalled = run.trouble.as_ref().is_some_and(|trouble| trouble.stalled);
+            if !stalled && !blocked(input, run) {
+                taken.moving += 1;
+            }
+            let instructions = run.begun.instructions();
+            let written = run.phase.disks().iter().map(|disk| match &disk.checkpoint {
+                Some(checkpoint) => checkpoint.read,
+                None => disk.written,
+            });
+            let left = room(&instructions.vm).saturating_sub(written.sum());
+            *taken.room.entry(instructions.desired.target.clone()).or_default() += left;
+        }
+        taken
+    }
+
+    /// Takes a place and the room, or tells what is missing.
+    pub(super) fn admit(&mut self, input: &Input<'_>, cleared: &Cleared) -> Result<(), Wait> {
+        if input.observed.brake != Brake::Released {
+            return Err(Wait::Brake);
+        }
+        if self.moving >= input.limits.vms_in_flight {
+            return Err(Wait::Slot { moving: self.moving });
+        }
+        let target = &cleared.desired().target;
+        let needed = room(cleared.vm());
+        let reserved = self.room.get(target).copied().unwrap_or_default();
+        let seen = input.observed.targets.get(target).and_then(|seen| seen.fresh(input.now));
+        if let Some(seen) = seen {
+            let free = seen.free.saturating_sub(reserved);
+            if free < needed {
+                return Err(Wait::Space { needed, free });
+            }
+        }
+        self.moving += 1;
+        *self.room.entry(target.clone()).or_default() += needed;
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! The next step of one attempt, from its phase. Each phase has one arm; what it needs of the world comes from what was
+//! observed, and an effect looks at its object again.
+
+use jiff::SignedDuration;
+
+use crate::decide::admit::power_off;
+use crate::decide::{Effect, Input, Wait, Warrant};
+use crate::domain::id::Token;
+use crate::domain::vm::{Claim, Power};
+use crate::journal::phase::{Area, Off, Phase, Undo};
+use crate::journal::progress::Run;
+use crate::journal::record::{DiskCopy, Fact};
+use crate::observed::{Brake, Gap, WorkerState};
+use crate::planted::{Bug, planted};
+use crate::policy::Outcome;
+
+/// How long a worker may take to end once all is copied: it has nothing left to do.
+const WORKER_END_MAX: SignedDuration = SignedDuration::from_secs(60);
+
+/// What comes next.
+pub(super) enum Next {
+    /// A fact that holds already, or an intent.
+    Note(Fact, &'static str),
+    /// Something to do.
+    Do {
+        /// Why it may be done.
+        warrant: Warrant,
+        /// What.
+        effect: Effect,
+        /// What a person reads.
+        doing: &'static str,
+    },
+    /// Nothing, for this reason.
+    Wait(Wait),
+}
+
+/// Returns the next step of an attempt that nothing stands against.
+pub(super) fn next(input: &Input<'_>, run: &Run) -> Next {
+    match &run.phase {
+        Phase::Begun => begun(input, run),
+        Phase::Claiming { token } => {
+            let ours = input.progress.claim_tokens(&run.begun.run().vm);
+            let ours = ours.map(|(token, _)| token).filter(|other| other != token).collect();
+            forward(input, run, Effect::Claim { token: token.clone(), ours }, "claim the source")
+        }
+        Phase::Claimed { .. } => {
+            forward(input, run, Effect::RememberPower, "look at the power state")
+        }
+        Phase::On { .. } => intend_power_off(input, run),
+        Phase::ShuttingDown { deadline, forced, .. } => {
+            shutting_down(input, run, *deadline, *forced)
+        }
+        Phase::Off(off) => prepare(input, run, off),
+        Phase::Preparing { token, .. } => {
+            forward(input, run, Effect::CreateDisks { token: token.clone() }, "create disks")
+        }
+        Phase::Copying(_) => copy(input, run),
+        Phase::Copied(_) => match input.observed.workers.get(run.begun.run()) {
+            Some(_) if input.now.duration_since(run.since) > WORKER_END_MAX => {
+                finish(run, Effect::StopWorker, "end the worker")
+            }
+            Some(_) => Next::Wait(Wait::Copying),
+            None => forward(input, run, Effect::ConfirmCopy, "look at the source again"),
+        },
+        Phase::Creating(_) => forward(input, run, Effect::CreateVm, "create the VM"),
+        Phase::Created(_) => {
+            let token = token(input, run, "start");
+            forward(input, run, Effect::ConfirmStart { token }, "look at the source again")
+        }
+        Phase::Starting { .. } => finish(run, Effect::Start, "start the VM"),
+        Phase::Settling { marked: true, .. } => Next::Note(Fact::Completed, "complete"),
+        Phase::Settling { area: Area { off: Off { claim: None, .. }, .. }, .. } => {
+            Next::Note(Fact::MarkedMigrated, "complete")
+        }
+        Phase::Settling { .. } => finish(run, Effect::Mark, "mark the source as migrated"),
+        Phase::Undoing(undo) => self::undo(input, run, undo),
+        // `Progress::moving` never hands these out.
+        Phase::Completed { .. } | Phase::Undone { .. } => Next::Wait(Wait::Copying),
+    }
+}
+
+fn token(input: &Input<'_>, run: &Run, step: &str) -> Token {
+    Token::derive(input.progress.journal(), run.begun.run(), step)
+}
+
+/// Something forward: policy lets the VM through now, and no brake is on. A VM that was shut down for this attempt is
+/// finished instead: an expired waiver must not leave it off.
+fn warrant(input: &Input<'_>, run: &Run) -> Result<Warrant, Wait> {
+    if run.phase.took_source_down() {
+        return Ok(Warrant::Begun(Box::new(run.begun.clone())));
+    }
+    if input.observed.brake != Brake::Released {
+        return Err(Wait::Brake);
+    }
+    match input.begun.get(&run.begun.run().vm).map(|verdict| &verdict.outcome) {
+        Some(Outcome::Cleared(cleared)) => Ok(Warrant::Cleared(cleared.clone())),
+        Some(Outcome::Blocked) => Err(Wait::Blocked),
+        Some(Outcome::Unknown(gap)) => Err(Wait::Unknown(gap.clone())),
+        None => Err(Wait::Unknown(unseen(&run.begun.instructions().desired.source.to_string()))),
+    }
+}
+
+fn forward(input: &Input<'_>, run: &Run, effect: Effect, doing: &'static str) -> Next {
+    match warrant(input, run) {
+        Ok(warrant) => Next::Do { warrant, effect, doing },
+        Err(wait) => Next::Wait(wait),
+    }
+}
+
+fn forward_note(input: &Input<'_>, run: &Run, fact: Fact, doing: &'static str) -> Next {
+    match warrant(input, run) {
+        Ok(_) => Next::Note(fact, doing),
+        Err(wait) => Next::Wait(wait),
+    }
+}
+
+fn finish(run: &Run, effect: Effect, doing: &'static str) -> Next {
+    Next::Do { warrant: Warrant::Begun(Box::new(run.begun.clone())), effect, doing }
+}
+
+fn unseen(what: &str) -> Gap {
+    Gap {
+        reason: format!("{what} was not seen yet"),
+        remedy: "`ferry doctor` tells what keeps it from being read".to_owned(),
+    }
+}
+
+fn begun(input: &Input<'_>, run: &Run) -> Next {
+    let vm = &run.begun.instructions().vm;
+    if vm.claim == Claim::Impossible {
+        return forward_note(input, run, Fact::Unclaimable, "begin");
+    }
+    if vm.power == Power::On
+        && let Err(wait) = power_off(input, run)
+    {
+        return Next::Wait(wait);
+    }
+    let token = token(input, run, "claim");
+    forward_note(input, run, Fact::ClaimIntended { token }, "claim the source")
+}
+
+fn intend_power_off(input: &Input<'_>, run: &Run) -> Next {
+    if let Err(wait) = power_off(input, run) {
+        return Next::Wait(wait);
+    }
+    let token = token(input, run, "shutdown");
+    forward_note(input, run, Fact::PowerOffIntended { token }, "shut down the source")
+}
+
+fn shutting_down(
+    input: &Input<'_>,
+    run: &Run,
+    deadline: Option<jiff::Timestamp>,
+    forced: bool,
+) -> Next {
+    let Some(deadline) = deadline else {
+        // Whether the request went out before a crash is not known; under the brake it is not sent (again), only watched.
+        return if power_off(input, run).is_ok() {
+            finish(run, Effect::ShutDown, "shut down the source")
+        } else {
+            finish(run, Effect::AwaitOff, "watch the source")
+        };
+    };
+    let desired = &run.begun.instructions().desired;
+    if input.now >= deadline && desired.shutdown_force {
+        return if forced {
+            finish(run, Effect::PowerOff, "cut the source's power")
+        } else if let Err(wait) = power_off(input, run) {
+            Next::Wait(wait)
+        } else {
+            Next::Note(Fact::ForceIntended, "cut the source's power")
+        };
+    }
+    match source_power(input, run) {
+        Some(Power::Off) => finish(run, Effect::AwaitOff, "watch the source"),
+        Some(Power::On) | None => Next::Wait(Wait::ShuttingDown { deadline }),
+    }
+}
+
+/// Goes on from what an earlier attempt kept, where that was made for the same unchanged source; else makes an area.
+fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
+    let instructions = run.begun.instructions();
+    let earlier = input.progress.runs(&run.begun.run().vm).iter().rev().nth(1);
+    if off.was == Power::Off
+        && let Some(earlier) = earlier
+        && let Phase::Undone { kept: Some((area, disks)), .. } = &earlier.phase
+        && let before = earlier.begun.instructions()
+        && before.vm.disks == instructions.vm.disks
+        && before.desired.target_site == instructions.desired.target_site
+        && before.target_name == instructions.target_name
+    {
+        let disks: Vec<DiskCopy> = disks.clone();
+        let fact = Fact::AreaAdopted { area: area.clone(), disks };
+        return forward_note(input, run, fact, "go on from an earlier copy");
+    }
+    let token = token(input, run, "area");
+    forward_note(input, run, Fact::AreaIntended { token }, "create disks")
+}
+
+fn copy(input: &Input<'_>, run: &Run) -> Next {
+    let brake = input.observed.brake;
+    let worker = input.observed.workers.get(run.begun.run());
+    let stops = match brake {
+        Brake::Released => false,
+        Brake::Held => !run.phase.took_source_down(),
+        Brake::Stopping => true,
+    };
+    match worker {
+        Some(WorkerState::Running) if stops => finish(run, Effect::StopWorker, "stop the copy"),
+        Some(WorkerState::Running | WorkerState::Stopping) => Next::Wait(Wait::Copying),
+        None if stops => Next::Wait(Wait::Brake),
+        None => forward(input, run, Effect::StartWorker, "copy"),
+    }
+}
+
+/// The source comes back first, then its mark goes; what was made on the target goes as the plan says.
+fn undo(input: &Input<'_>, run: &Run, undo: &Undo) -> Next {
+    if input.observed.workers.contains_key(run.begun.run()) {
+        return finish(run, Effect::StopWorker, "stop the copy");
+    }
+    if undo.power_on {
+        if undo.powering_on || planted(Bug::PowersOnUnasked) {
+            if let Some(deadline) = undo.watch_until.filter(|until| input.now < *until)
+                && source_power(input, run) == Some(Power::On)
+            {
+                return Next::Wait(Wait::ShuttingDown { deadline });
+            }
+            return finish(run, Effect::PowerOn, "power the source on again");
+        }
+        if target_is_off(input, run) {
+            let token = token(input, run, "power-on");
+            return Next::Note(Fact::PowerOnIntended { token }, "power the source on again");
+        }
+    }
+    if undo.area.is_some() && !run.begun.keeps_area() {
+        return if undo.removing {
+            finish(run, Effect::Remove, "remove partial disks")
+        } else {
+            Next::Note(Fact::RemovalIntended, "remove partial disks")
+        };
+    }
+    if undo.power_on {
+        let target = &run.begun.instructions().desired.target;
+        return Next::Wait(Wait::Unknown(unseen(&format!("that nothing of it runs on {target}"))));
+    }
+    if undo.claim.is_some() {
+        return finish(run, Effect::Release, "take the mark off the source");
+    }
+    Next::Note(Fact::Undone, "end the undoing")
+}
+
+fn source_power(input: &Input<'_>, run: &Run) -> Option<Power> {
+    let seen = input.observed.sources.get(&run.begun.instructions().desired.source)?;
+    seen.fresh(input.now)?.vm(&run.begun.run().vm).map(|vm| vm.power)
+}
+
+/// Tells whether nothing of ours runs on the target, as just seen (safety rule 9).
+fn target_is_off(input: &Input<'_>, run: &Run) -> bool {
+    let instructions = run.begun.instructions();
+    let seen = input.observed.targets.get(&instructions.desired.target);
+    let Some(seen) = seen.and_then(|seen| seen.fresh(input.now)) else { return false };
+    match seen.vms.get(&instructions.target_name) {
+        None => true,
+        Some(vm) => vm.power == Some(Power::Off),
+    }
+}
