@@ -6,20 +6,21 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::copy::protocol::{CopyJob, WorkerEvent};
 use crate::desired::Site;
 use crate::domain::id::{
     CommitId, DiskKey, JournalId, ProviderName, RunId, SourceVm, TargetName, Token,
 };
-use crate::domain::vm::{Power, TargetDisk, Vm};
+use crate::domain::unit::Bytes;
+use crate::domain::vm::{Disk, Power, TargetDisk, Vm};
 use crate::journal::record::{Disposition, Entry, Fault, Mend, Record};
 use crate::observed::{SourceState, TargetState, TargetVm, WorkerState};
 
 /// Why an effect or a look failed: what a person reads, and what the loop does about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", fault.text)]
+#[error("{} … hint: {}", fault.text, fault.remedy)]
 pub struct PortError {
     /// The journaled form.
     pub fault: Fault,
@@ -43,6 +44,8 @@ impl PortError {
 pub trait Clock: Send + Sync {
     /// Returns the time now.
     fn now(&self) -> Timestamp;
+    /// Returns the time since some fixed moment, by a clock that nobody sets.
+    fn elapsed(&self) -> SignedDuration;
 }
 
 /// One regular file of a commit.
@@ -114,6 +117,24 @@ pub trait Source: Send + Sync {
     fn power_off(&self, site: &Site, vm: &SourceVm) -> Result<(), PortError>;
     /// Powers on.
     fn power_on(&self, site: &Site, vm: &SourceVm) -> Result<(), PortError>;
+    /// Tells whether the VM was powered on at any moment since it was seen off.
+    fn powered_on_since(
+        &self,
+        site: &Site,
+        vm: &SourceVm,
+        since: Timestamp,
+    ) -> Result<PoweredOn, PortError>;
+}
+
+/// What a source knows of a VM's power since a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoweredOn {
+    /// It was off all the time.
+    Never,
+    /// It was on: what was copied is void.
+    Yes,
+    /// The source cannot tell.
+    Unknown,
 }
 
 /// What is to be made on a target.
@@ -133,11 +154,13 @@ pub trait Target: Send + Sync {
     fn observe(&self, site: &Site) -> Result<TargetState, PortError>;
     /// Reads one name again; `None` where it is certainly free.
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError>;
-    /// Makes the partial area with its empty disks. Succeeds where they stand already.
+    /// Makes the partial area with its empty disks. Succeeds where they stand already. The disks stay valid when the area
+    /// becomes the VM of this name.
     fn create_disks(
         &self,
         site: &Site,
         area: &Token,
+        name: &TargetName,
         vm: &Vm,
     ) -> Result<Vec<(DiskKey, TargetDisk)>, PortError>;
     /// Turns the area into a VM, off. Succeeds where this area became that VM already; never replaces anything.
@@ -151,6 +174,77 @@ pub trait Target: Send + Sync {
     fn start(&self, site: &Site, area: &Token, name: &TargetName) -> Result<Power, PortError>;
     /// Deletes the area, or the VM made from it, which was never started. Succeeds where nothing of it is left.
     fn remove(&self, site: &Site, area: &Token, name: &TargetName) -> Result<(), PortError>;
+}
+
+/// A piece of a disk, as the source stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where the guest sees it: a multiple of [`crate::copy::tree::LEAF_BYTES`].
+    pub offset: u64,
+    /// How long it is: a multiple of a leaf but at the end of the disk, at most [`crate::copy::engine::PIECE_BYTES_MAX`].
+    pub length: u32,
+    /// What it holds.
+    pub stored: Stored,
+}
+
+/// What a piece holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The bytes as the guest sees them.
+    Raw(Vec<u8>),
+    /// A zlib stream of them. It is inflated by whoever has a core free.
+    Zlib(Vec<u8>),
+    /// Zeros.
+    Zero,
+}
+
+/// How far a reader came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// What [`Images::reader`] goes on from; understood by that reader only.
+    pub resume: String,
+    /// How much of what the source stores is behind.
+    pub read: Bytes,
+}
+
+/// Reads one disk forward, from where it was opened. What it never returns reads as zeros.
+pub trait BlockReader: Send {
+    /// Returns the next piece; `None` at the end. Offsets ascend within one reader or not, but no leaf comes twice.
+    fn next(&mut self) -> Result<Option<Piece>, PortError>;
+    /// Returns the position behind the last piece returned.
+    fn position(&self) -> Result<Position, PortError>;
+    /// Reads what is stored behind the last piece and compares the whole with the source's checksum, where it has one, and
+    /// the source with what it was when it was observed.
+    fn finish(&mut self) -> Result<(), PortError>;
+}
+
+/// Writes one disk and the block map beside it. Holds a lock on both until it is dropped.
+pub trait BlockWriter: Send + Sync {
+    /// Writes all of the bytes.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), PortError>;
+    /// Makes a range read as zeros.
+    fn zero(&self, offset: u64, length: u64) -> Result<(), PortError>;
+    /// Fills the buffer.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), PortError>;
+    /// Tells whether a range is known to read as zeros without being read.
+    fn is_hole(&self, offset: u64, length: u64) -> Result<bool, PortError> {
+        let _ = (offset, length);
+        Ok(false)
+    }
+    /// Reads the block map as it was last saved; empty where none was.
+    fn read_map(&self) -> Result<Vec<u8>, PortError>;
+    /// Overwrites a part of the block map.
+    fn write_map(&self, offset: u64, bytes: &[u8]) -> Result<(), PortError>;
+    /// Returns when everything written to disk and map is durable.
+    fn sync(&self) -> Result<(), PortError>;
+}
+
+/// Opens disks, by what their [`Disk::source`] and [`TargetDisk`] say.
+pub trait Images: Send + Sync {
+    /// Opens a disk of a source, at the start or where an earlier reader stopped.
+    fn reader(&self, disk: &Disk, resume: Option<&str>) -> Result<Box<dyn BlockReader>, PortError>;
+    /// Opens a disk of a target and locks it; waits a bounded time for a lock that is held.
+    fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError>;
 }
 
 /// The data plane, in processes of its own.
