@@ -4,9 +4,10 @@
 //!
 //! A message is one frame: a length (u32, little-endian, at most [`FRAME_MAX`]) and that many bytes of JSON. The controller
 //! opens with [`ToWorker::Start`]. Everything that the worker says which must not be lost is numbered from 1 and said again
-//! after [`ToWorker::Resend`] until [`ToWorker::Acknowledge`] covers its number; [`FromWorker::Progress`] may be lost. The
-//! worker ends after its last numbered message was acknowledged, at once when the pipe closes, and at the next boundary after
-//! [`ToWorker::Stop`].
+//! after [`ToWorker::Resend`] until [`ToWorker::Acknowledge`] covers its number; [`FromWorker::Progress`] may be lost. While
+//! [`UNACKNOWLEDGED_MAX`](crate::copy::worker::UNACKNOWLEDGED_MAX) messages wait to be acknowledged the worker makes no more
+//! progress. It ends after its last numbered message was acknowledged, at once when the pipe closes, and at the next boundary
+//! after [`ToWorker::Stop`].
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ pub struct CopyJob {
     pub allow_paths: Vec<String>,
     /// The bound on buffers over all disks of this job.
     pub memory: Bytes,
+    /// How much of a disk is copied between two checkpoints.
+    pub checkpoint_every: Bytes,
 }
 
 /// What is to be done with one disk.
@@ -48,8 +51,8 @@ pub struct DiskJob {
     pub target: TargetDisk,
     /// How far an earlier worker came; `None` starts at the beginning.
     pub checkpoint: Option<Checkpoint>,
-    /// Whether it is copied already and only compared again.
-    pub copied: bool,
+    /// The root of its hash tree, where it is copied already and only compared again.
+    pub copied: Option<String>,
 }
 
 /// What the controller says.
