@@ -1,1 +1,12 @@
-//! x
+//! The adapters translate the world into ports. They never choose.
+
+pub mod clock;
+pub mod confine;
+pub mod git;
+pub mod image;
+pub mod local;
+pub mod location;
+mod lock;
+pub mod ova;
+pub mod store;
+pub mod worker;

@@ -1,0 +1,85 @@
+//! Disks as files: stream-optimized VMDKs inside of archives are read, raw files with a block map beside them are written.
+
+mod raw;
+mod stream;
+mod vmdk;
+pub mod vmdk_write;
+
+use std::time::Duration;
+
+use crate::adapter::confine::Confine;
+use crate::adapter::location::{LocalDisk, NoLocation, StoredDisk};
+use crate::domain::unit::Bytes;
+use crate::domain::vm::{Disk, DiskFormat, TargetDisk};
+use crate::journal::record::Mend;
+use crate::port::{BlockReader, BlockWriter, Images, Piece, PortError, Position};
+
+/// How long a writer waits for a lock that is held: an earlier worker needs a moment to see that its controller is gone.
+pub const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// The disks of this machine, below the folders that are allowed.
+#[derive(Clone, Debug)]
+pub struct LocalImages {
+    confine: Confine,
+    lock_wait: Duration,
+}
+
+impl LocalImages {
+    /// Opens nothing outside of what `confine` allows.
+    pub fn new(confine: Confine) -> Self {
+        Self { confine, lock_wait: LOCK_WAIT }
+    }
+
+    /// Waits another time for locks than [`LOCK_WAIT`].
+    #[must_use]
+    pub fn with_lock_wait(self, lock_wait: Duration) -> Self {
+        Self { lock_wait, ..self }
+    }
+}
+
+impl Images for LocalImages {
+    fn reader(&self, disk: &Disk, resume: Option<&str>) -> Result<Box<dyn BlockReader>, PortError> {
+        match &disk.format {
+            DiskFormat::StreamOptimized => {
+                let stored = StoredDisk::parse(&disk.source).map_err(damaged)?;
+                Ok(Box::new(stream::Stream::open(&self.confine, disk, stored, resume)?))
+            }
+            DiskFormat::Empty => Ok(Box::new(Nothing)),
+            DiskFormat::Unsupported(name) => Err(PortError::lasting(
+                format!("disk {} is stored as `{name}`, which cannot be read", disk.key),
+                "export the VM with stream-optimized VMDK disks",
+                Mend::Source,
+            )),
+        }
+    }
+
+    fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError> {
+        let disk = LocalDisk::parse(disk).map_err(damaged)?;
+        Ok(Box::new(raw::RawDisk::open(&self.confine, &disk, self.lock_wait)?))
+    }
+}
+
+fn damaged(error: NoLocation) -> PortError {
+    PortError::lasting(
+        error.to_string(),
+        "the journal is damaged: start a new attempt with a new Migration",
+        Mend::Person,
+    )
+}
+
+/// A disk of which nothing is stored.
+struct Nothing;
+
+impl BlockReader for Nothing {
+    fn next(&mut self) -> Result<Option<Piece>, PortError> {
+        Ok(None)
+    }
+
+    fn position(&self) -> Result<Position, PortError> {
+        Ok(Position { resume: String::new(), read: Bytes(0) })
+    }
+
+    fn finish(&mut self) -> Result<(), PortError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Where disks are: what stands in a [`SourceDisk`] and a [`TargetDisk`]. Only adapters look inside.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::{TargetName, Token};
+use crate::domain::vm::{SourceDisk, TargetDisk};
+
+/// What a file was when it was observed. Another inode, size or time means another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stamp {
+    /// The inode.
+    pub inode: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// A disk that is a part of a file: a member of an archive, or the whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredDisk {
+    /// The file's absolute path.
+    pub path: String,
+    /// What the file was when it was observed.
+    pub stamp: Stamp,
+    /// Where the disk starts in it.
+    pub offset: u64,
+    /// How many bytes are stored.
+    pub length: u64,
+}
+
+/// A disk of a local target: `FOLDER/.ferry-AREA/FILE` while it is copied, `FOLDER/NAME/FILE` once the VM is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalDisk {
+    /// The target's folder.
+    pub folder: String,
+    /// The area that it was made in.
+    pub area: Token,
+    /// The VM that it becomes a part of.
+    pub name: TargetName,
+    /// The file within.
+    pub file: String,
+}
+
+/// A text that is no location; only a damaged journal holds one.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` tells no place of a disk")]
+pub struct NoLocation {
+    text: String,
+    #[source]
+    source: serde_json::Error,
+}
+
+impl StoredDisk {
+    /// Writes it down.
+    pub fn to_source(&self) -> SourceDisk {
+        SourceDisk(serde_json::to_string(self).expect("plain fields always serialize"))
+    }
+
+    /// Reads it back.
+    pub fn parse(disk: &SourceDisk) -> Result<Self, NoLocation> {
+        serde_json::from_str(&disk.0).map_err(|source| NoLocation { text: disk.0.clone(), source })
+    }
+}
+
+impl LocalDisk {
+    /// Writes it down.
+    pub fn to_target(&self) -> TargetDisk {
+        TargetDisk(serde_json::to_string(self).expect("plain fields always serialize"))
+    }
+
+    /// Reads it back.
+    pub fn parse(disk: &TargetDisk) -> Result<Self, NoLocation> {
+        serde_json::from_str(&disk.0).map_err(|source| NoLocation { text: disk.0.clone(), source })
+    }
+}
