@@ -1,0 +1,379 @@
+//! The campaign: the real controller in the simulated world, under random scripts and faults. After each event the named
+//! invariants hold; when everything is calm again, all that is left waits for a stated reason and a pass changes nothing.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use jiff::SignedDuration;
+use proptest::test_runner::{Config as Runner, TestCaseError, TestRunner};
+
+use crate::controller::{Config, Controller, ControllerError, Pass};
+use crate::copy::engine::PIECE_BYTES_MAX;
+use crate::decide::{Limits, Standing};
+use crate::domain::id::Instance;
+use crate::domain::unit::Bytes;
+use crate::execute::{CopyBounds, execute};
+use crate::journal::phase::{Phase, name_of};
+use crate::journal::record::Entry;
+use crate::planted::{Bug, plant};
+use crate::sim::count::Counts;
+use crate::sim::script::{Edit, Manifests, Nature, PlanModel, Script, scripts};
+use crate::sim::{FaultPlan, SimVmSpec, SimWorld, invariant};
+
+/// Events of one script.
+const EVENTS: usize = 300;
+
+/// Scripts of an ordinary run: some ten seconds.
+const CASES: u32 = 32;
+
+/// From so many scripts on, everything that can go wrong has to have gone wrong.
+const CASES_FOR_COUNTS: u32 = 2_000;
+
+/// Calls of the controller that fail one by one: those of its first passes, in which everything is begun.
+const CALLS: usize = 120;
+
+/// How many passes a calm world may need until nothing moves: an attempt has about twenty steps, and the longest pause is
+/// ten minutes.
+const CALM_PASSES: usize = 400;
+
+/// How long a calm world waits between two passes.
+const CALM_PAUSE: SignedDuration = SignedDuration::from_secs(45);
+
+fn config() -> Config {
+    Config {
+        instance: Instance::new("sim"),
+        limits: Limits { vms_in_flight: 3 },
+        manifests: crate::manifest::parse::Limits::default(),
+        copy: CopyBounds {
+            allow_paths: Vec::new(),
+            memory: Bytes(u64::from(PIECE_BYTES_MAX)),
+            checkpoint_every: Bytes::mib(1),
+        },
+        report_interval: SignedDuration::from_secs(60),
+    }
+}
+
+/// How the life of one controller ended.
+enum End {
+    /// It was killed, or ended by itself with an error, and is started again.
+    Dead,
+    /// A person has to do something while no controller runs.
+    Interlude(Nature),
+    /// The script is over.
+    Through,
+}
+
+struct Campaign {
+    world: SimWorld,
+    manifests: Manifests,
+    events: std::vec::IntoIter<Nature>,
+    counts: Counts,
+}
+
+/// Plays a script to its end.
+fn play(script: Script) -> Result<Counts, String> {
+    let Script { vms, faults, events } = script;
+    let world = SimWorld::new(&vms, faults);
+    let manifests = Manifests::new(&vms, &world);
+    let counts = Counts::default();
+    let mut campaign = Campaign { world, manifests, events: events.into_iter(), counts };
+    loop {
+        match campaign.live()? {
+            End::Dead => {}
+            End::Interlude(event) => campaign.happen(&event),
+            End::Through => break,
+        }
+        campaign.world.restart();
+    }
+    campaign.calm_down()?;
+    let Campaign { world, mut counts, .. } = campaign;
+    for record in world.records() {
+        counts.event(match &record.entry {
+            Entry::Run { fact, .. } => format!("fact {}", name_of(fact)),
+            Entry::Repo(fact) => {
+                let text = format!("{fact:?}");
+                format!("fact {}", text.split(' ').next().unwrap_or_default())
+            }
+        });
+    }
+    counts.add(&world.counts());
+    Ok(counts)
+}
+
+impl Campaign {
+    fn happen(&mut self, event: &Nature) {
+        self.counts.event(event.name());
+        self.manifests.happen(event, &self.world);
+    }
+
+    /// Starts a controller and lets it live until it dies or the script is over.
+    fn live(&mut self) -> Result<End, String> {
+        let world = self.world.clone();
+        let mut journal = world.journal();
+        let mut controller = match Controller::new(world.ports(), &mut journal, config()) {
+            Ok(started) => started,
+            Err(error) => {
+                wrong(&error)?;
+                world.restart();
+                return Ok(End::Dead);
+            }
+        };
+        loop {
+            let Some(event) = self.events.next() else { return Ok(End::Through) };
+            if event == Nature::Adopt {
+                return Ok(End::Interlude(event));
+            }
+            self.happen(&event);
+            let lives = step(&world, &mut controller)?.is_some();
+            // What a dead controller believed counts no more.
+            let held = if lives {
+                invariant::check(&world, controller.progress())
+            } else {
+                world.progress().and_then(|folded| invariant::check(&world, &folded))
+            };
+            held.map_err(|why| format!("after {event:?} at {world:?}: {why}"))?;
+            if !lives {
+                return Ok(End::Dead);
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more and people do their part: everything comes to rest, and stays.
+    fn calm_down(&mut self) -> Result<(), String> {
+        let world = self.world.clone();
+        world.calm();
+        self.manifests.settle(&world);
+        world.restart();
+        let mut journal = world.journal();
+        let mut controller = Controller::new(world.ports(), &mut journal, config())
+            .map_err(|error| format!("a calm world has no controller: {error:?}"))?;
+        let mut quiet = 0;
+        let mut last = Pass::default();
+        for count in 0..CALM_PASSES {
+            world.advance(CALM_PAUSE);
+            world.tick_workers(usize::MAX);
+            if count >= CALM_PASSES / 4 {
+                people_shut_down(&world, &controller);
+            }
+            let commits = world.status_commits();
+            let pass = step(&world, &mut controller)?.ok_or("a calm world kills its controller")?;
+            invariant::check(&world, controller.progress())
+                .map_err(|why| format!("in a calm world: {why}"))?;
+            let still = !pass.active() && world.status_commits() == commits;
+            quiet = if still { quiet + 1 } else { 0 };
+            last = pass;
+            if quiet == 3 {
+                return self.at_rest(&controller, &last);
+            }
+        }
+        Err(format!("a calm world does not come to rest: {:?}", last.stands))
+    }
+
+    fn at_rest(&mut self, controller: &Controller<'_>, last: &Pass) -> Result<(), String> {
+        for run in controller.progress().moving() {
+            let id = run.begun.run();
+            let stand = last.stands.iter().find(|stand| stand.vm.as_ref() == Some(&id.vm));
+            match stand.map(|stand| &stand.state) {
+                Some(Standing::Waiting(wait)) => {
+                    self.counts.event(format!("rest {}", first_word(wait)));
+                }
+                other => return Err(format!("{id} rests and says no reason: {other:?}")),
+            }
+        }
+        for run in controller.progress().newest() {
+            match &run.phase {
+                Phase::Completed { .. } => self.counts.event("rest completed"),
+                Phase::Undone { .. } => self.counts.event("rest undone"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A VM whose guest ignored the request, or that somebody powered on again before its going off was seen, is shut down by
+/// hand: without `force` an attempt waits for that.
+fn people_shut_down(world: &SimWorld, controller: &Controller<'_>) {
+    for run in controller.progress().moving() {
+        if let Phase::ShuttingDown { .. } = run.phase {
+            world.person_powers_off(&run.begun.instructions().vm.name);
+        }
+    }
+}
+
+/// Makes a pass and carries out what follows from it. Returns `None` where the controller has to be started again.
+fn step(world: &SimWorld, controller: &mut Controller<'_>) -> Result<Option<Pass>, String> {
+    let pass = match controller.pass() {
+        Ok(pass) => pass,
+        Err(error) => return wrong(&error).map(|()| None),
+    };
+    if world.crashed() {
+        return Ok(None);
+    }
+    for run in controller.progress().moving() {
+        let id = run.begun.run();
+        if pass.stands.iter().all(|stand| stand.vm.as_ref() != Some(&id.vm)) {
+            return Err(format!("{id} moves and says no reason"));
+        }
+    }
+    for task in &pass.tasks {
+        let result = execute(&world.ports(), &task.run, &task.action, &config().copy);
+        if world.crashed() {
+            return Ok(None);
+        }
+        match controller.done(&task.action.run, result) {
+            Ok(()) => {}
+            // What was found out is found out again.
+            Err(ControllerError::Journal { .. }) if !world.crashed() => {}
+            Err(error) => return wrong(&error).map(|()| None),
+        }
+    }
+    Ok(Some(pass))
+}
+
+/// Tells an error of the world from one of ours.
+fn wrong(error: &ControllerError) -> Result<(), String> {
+    match error {
+        ControllerError::Journal { .. } => Ok(()),
+        ControllerError::Fold { .. }
+        | ControllerError::Illegal { .. }
+        | ControllerError::Unsettled => Err(format!("a bug of ours: {error:?}")),
+    }
+}
+
+fn first_word(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    let end = text.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// How many scripts are played: few in an ordinary run, as many as `PROPTEST_CASES` says in CI.
+fn cases() -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "proptest's own variable, read as it reads it")]
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|count| count.parse().ok()).unwrap_or(CASES)
+}
+
+/// Plays so many random scripts.
+fn campaign(cases: u32) -> (Counts, Result<(), String>) {
+    let total = RefCell::new(Counts::default());
+    let source_file = Some(file!());
+    let mut runner = TestRunner::new(Runner { cases, source_file, ..Runner::default() });
+    let result = runner.run(&scripts(EVENTS), |script| {
+        let counts = play(script).map_err(TestCaseError::fail)?;
+        total.borrow_mut().add(&counts);
+        Ok(())
+    });
+    (total.into_inner(), result.map_err(|error| error.to_string()))
+}
+
+#[test]
+fn whatever_happens_the_invariants_hold() {
+    let cases = cases();
+    let halves = std::thread::scope(|scope| {
+        let other = scope.spawn(|| campaign(cases / 2));
+        [campaign(cases.div_ceil(2)), other.join().unwrap()]
+    });
+    let mut total = Counts::default();
+    for (counts, result) in halves {
+        total.add(&counts);
+        if let Err(error) = result {
+            panic!("{error}");
+        }
+    }
+    if cases < CASES_FOR_COUNTS {
+        return;
+    }
+    write!(std::io::stderr(), "{cases} scripts of {EVENTS} events\n{total}").unwrap();
+    assert_eq!(total.missing(), Vec::<String>::new(), "never happened");
+}
+
+/// Returns what a bug breaks.
+fn broken_by(bug: Bug) -> &'static str {
+    match bug {
+        Bug::CheckpointBeforeSync => "no checkpoint before durability",
+        Bug::ConfirmsBlindly => "target equals source",
+        Bug::StartsBlindly => "never on at both ends",
+        Bug::OneTokenForAllSteps => "nothing twice",
+        Bug::PowersOnUnasked => "intent before effect",
+        Bug::ForgetsFailures => "fold is stepwise",
+        Bug::ClearsWhatIsBlocked => "nothing unvalidated moves",
+        Bug::FollowsRewoundBranch => "absence never acts",
+        Bug::UndoLeavesSourceOff => "source restored",
+        Bug::UndoLeavesArea => "no leftovers",
+        Bug::ForgetsOrphans => "says no reason",
+        Bug::ReportsTheTime => "does not come to rest",
+    }
+}
+
+/// A script in which all goes well, and the same with one thing that happens, or one call that fails, at each point.
+fn disturbed() -> impl Iterator<Item = Script> {
+    let vms = vec![
+        SimVmSpec::powered("vm-0", &[&[1, 2, 0, 3, 4, 5, 6, 7, 8]]),
+        SimVmSpec::archive("vm-1", &[&[9, 0, 9, 9, 9]]),
+        SimVmSpec { unsupported: true, ..SimVmSpec::powered("vm-2", &[&[1]]) },
+    ];
+    let plan = PlanModel {
+        vms: [0, 1, 2].into(),
+        force: false,
+        delete: true,
+        power: "auto",
+        verify: "changed",
+        convert: false,
+    };
+    let mut well = vec![
+        Nature::Commit(Edit::Plan(0, plan)),
+        Nature::Commit(Edit::Migrate(0)),
+        Nature::Commit(Edit::Unrelated),
+    ];
+    for _ in 0..12 {
+        well.extend([Nature::Tick(40), Nature::Work(4)]);
+    }
+    let script = move |events: Vec<Nature>, calls: BTreeMap<usize, u8>| Script {
+        vms: vms.clone(),
+        faults: FaultPlan { calls, ..FaultPlan::default() },
+        events,
+    };
+    let happens = [
+        Nature::PersonPowersOn(0),
+        Nature::Rewind,
+        Nature::Commit(Edit::Cancel(0, 0)),
+        Nature::Commit(Edit::DropPlan(0)),
+    ];
+    let (base, at) = (well.clone(), 3..well.len());
+    let events = happens.into_iter().flat_map(move |event| {
+        let base = base.clone();
+        at.clone().map(move |at| {
+            let mut events = base.clone();
+            events.insert(at, event.clone());
+            events
+        })
+    });
+    let first = std::iter::once((well.clone(), BTreeMap::new()));
+    let events = events.map(|events| (events, BTreeMap::new()));
+    let faults = (0..CALLS).map(move |call| (well.clone(), [(call, 0)].into()));
+    first.chain(events).chain(faults).map(move |(events, calls)| script(events, calls))
+}
+
+#[test]
+fn one_thing_that_goes_wrong_is_borne_wherever_it_comes() {
+    for script in disturbed() {
+        play(script).unwrap();
+    }
+}
+
+#[test]
+fn every_planted_bug_is_caught_by_its_invariant() {
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let caught = disturbed().find_map(|script| play(script).err());
+        plant(None);
+        let caught = caught.unwrap_or_default();
+        assert!(caught.contains(broken_by(bug)), "{bug:?}: {caught}");
+    }
+    let caught: Vec<&str> = Bug::ALL.into_iter().map(broken_by).collect();
+    for (name, _) in invariant::ALL {
+        assert!(caught.contains(&name), "no bug breaks `{name}`");
+    }
+}

@@ -1,0 +1,204 @@
+//! Reads manifests from commits: blobs by their ids, each parsed once, broken files by their last good version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::controller::accept::{Acceptance, objection, unadopted};
+use crate::desired::{FileVersions, Wanted, load};
+use crate::domain::id::{CommitId, Instance};
+use crate::journal::progress::Progress;
+use crate::journal::record::{Disposition, RepoFact};
+use crate::manifest::parse::{Limits, ParsedFile, parse_file};
+use crate::port::{PlanRepo, PortError};
+
+/// What a commit says.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The commit.
+    pub commit: CommitId,
+    /// What it asks for, and what is wrong with it.
+    pub wanted: Arc<Wanted>,
+    /// How many manifest files it has.
+    pub files: usize,
+    /// Why nothing may be powered off as long as it counts.
+    pub bars: Vec<String>,
+}
+
+/// Reads commits, and remembers the files that it parsed.
+#[derive(Debug)]
+pub struct Reader {
+    limits: Limits,
+    parsed: BTreeMap<(String, String), Arc<ParsedFile>>,
+}
+
+impl Reader {
+    /// Remembers nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, parsed: BTreeMap::new() }
+    }
+
+    /// Decides whether the branch's head counts, and reads what counts.
+    pub fn follow(
+        &mut self,
+        repo: &dyn PlanRepo,
+        progress: &Progress,
+        current: Option<&Reading>,
+        instance: &Instance,
+    ) -> Result<Acceptance, PortError> {
+        let Some(head) = repo.head()? else {
+            return Err(PortError::passing(
+                "the watched branch does not exist",
+                "push a first commit to it, or name another one in `repository.branch`",
+            ));
+        };
+        if current.is_some_and(|current| current.commit == head) {
+            return Ok(Acceptance::Same);
+        }
+        let Some(accepted) = progress.accepted() else {
+            if progress.is_empty() && !repo.report(instance.as_str())?.is_empty() {
+                return Ok(Acceptance::Hold {
+                    reading: None,
+                    reason: unadopted(instance.as_str(), &head),
+                });
+            }
+            return self.accept(repo, &head, progress);
+        };
+        if *accepted == head {
+            return self.accept(repo, &head, progress);
+        }
+        let ancestry = repo.ancestry(accepted, &head)?;
+        let before = match current {
+            Some(current) => current.clone(),
+            None => self.read(repo, accepted, progress)?.0,
+        };
+        let (after, facts) = self.read(repo, &head, progress)?;
+        match objection(&before, &after, ancestry, progress) {
+            Some(reason) => {
+                Ok(Acceptance::Hold { reading: current.is_none().then_some(before), reason })
+            }
+            None => Ok(followed(after, facts)),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        repo: &dyn PlanRepo,
+        head: &CommitId,
+        progress: &Progress,
+    ) -> Result<Acceptance, PortError> {
+        let (reading, mut facts) = self.read(repo, head, progress)?;
+        if progress.accepted() == Some(head) {
+            facts.retain(|fact| !matches!(fact, RepoFact::Accepted { .. }));
+        }
+        Ok(Acceptance::Follow { reading, facts })
+    }
+
+    /// Reads a commit as data, whether it counts or not.
+    pub fn read(
+        &mut self,
+        repo: &dyn PlanRepo,
+        commit: &CommitId,
+        progress: &Progress,
+    ) -> Result<(Reading, Vec<RepoFact>), PortError> {
+        let tree = repo.tree(commit)?;
+        let mut facts = Vec::new();
+        let mut versions = Vec::new();
+        let mut kept = BTreeMap::new();
+        for file in &tree.files {
+            let parsed = self.parse(repo, &file.path, &file.blob)?;
+            let key = (file.path.clone(), file.blob.clone());
+            if self.parsed.contains_key(&key) {
+                kept.insert(key, parsed.clone());
+            }
+            let last_good = progress.files().get(&file.path);
+            if parsed.whole() && last_good != Some(&file.blob) {
+                let (file, blob) = (file.path.clone(), file.blob.clone());
+                facts.push(RepoFact::LastGood { file, blob });
+            }
+            versions.push((file.path.clone(), parsed));
+        }
+        for (path, reason) in &tree.refused {
+            versions.push((path.clone(), Arc::new(ParsedFile::refused(path, reason))));
+        }
+        let mut files = Vec::new();
+        for (path, now) in versions {
+            let last_good = match progress.files().get(&path) {
+                Some(blob) if !now.whole() => Some(self.last_good(repo, &path, blob)?),
+                Some(_) | None => None,
+            };
+            files.push((path, now, last_good));
+        }
+        let paths: BTreeSet<&String> = files.iter().map(|(path, ..)| path).collect();
+        let gone = progress.files().keys().filter(|file| !paths.contains(file));
+        facts.extend(gone.map(|file| RepoFact::FileGone { file: file.clone() }));
+        facts.push(RepoFact::Accepted { commit: commit.clone() });
+        self.parsed = kept;
+        Ok((reading(commit, &files), facts))
+    }
+
+    /// Reads the last good version of a file that is broken now. Where that cannot be read either, nobody knows what the file
+    /// asks for, and its absence must not be taken for a wish (safety rule 15): the commit as a whole is not read.
+    fn last_good(
+        &mut self,
+        repo: &dyn PlanRepo,
+        path: &str,
+        blob: &str,
+    ) -> Result<Arc<ParsedFile>, PortError> {
+        let parsed = self.parse(repo, path, blob)?;
+        if parsed.whole() {
+            return Ok(parsed);
+        }
+        Err(PortError::passing(
+            format!("the last good version of {path} ({blob}) cannot be read"),
+            "check the repository with `git fsck`",
+        ))
+    }
+
+    fn parse(
+        &mut self,
+        repo: &dyn PlanRepo,
+        path: &str,
+        blob: &str,
+    ) -> Result<Arc<ParsedFile>, PortError> {
+        let key = (path.to_owned(), blob.to_owned());
+        if let Some(parsed) = self.parsed.get(&key) {
+            return Ok(parsed.clone());
+        }
+        let limit = u64::try_from(self.limits.bytes).unwrap_or(u64::MAX);
+        let parsed = match repo.blob(blob, limit) {
+            Ok(bytes) => parse_file(path, &bytes, &self.limits),
+            Err(error) if error.fault.disposition == Disposition::Retry => return Err(error),
+            // One file that cannot be read never stops the others. It may be readable the next time.
+            Err(error) => return Ok(Arc::new(ParsedFile::refused(path, &error.fault.text))),
+        };
+        let parsed = Arc::new(parsed);
+        self.parsed.insert(key, parsed.clone());
+        Ok(parsed)
+    }
+}
+
+type Versions = (String, Arc<ParsedFile>, Option<Arc<ParsedFile>>);
+
+fn reading(commit: &CommitId, files: &[Versions]) -> Reading {
+    let versions: Vec<FileVersions<'_>> = files
+        .iter()
+        .map(|(_, now, last_good)| FileVersions { now, last_good: last_good.as_deref() })
+        .collect();
+    // Windows are not honoured yet, so that one which is written, or was before its file broke, closes (rules 7 and 12).
+    let bars = files.iter().filter(|(_, now, last_good)| {
+        now.mentions_windows || last_good.as_ref().is_some_and(|file| file.mentions_windows)
+    });
+    let bars = bars.map(|(path, ..)| {
+        format!("{path} speaks of a CutoverWindow, and windows are not supported yet")
+    });
+    Reading {
+        commit: commit.clone(),
+        wanted: Arc::new(load(&versions)),
+        files: files.len(),
+        bars: bars.collect(),
+    }
+}
+
+fn followed(reading: Reading, facts: Vec<RepoFact>) -> Acceptance {
+    Acceptance::Follow { reading, facts }
+}
