@@ -1,11 +1,37 @@
 //! The command line: arguments, settings, exit codes; one file per command.
 
+mod adopt;
+mod cancel;
+pub mod check;
+mod completions;
+mod demo;
+mod diff;
+mod doctor;
+pub mod explain;
+mod hold;
+pub mod init;
+mod live;
+mod log;
+mod machine;
+mod migrate;
+mod run;
+pub mod schema;
+pub mod settings;
+mod signals;
+mod status;
+mod verify;
+mod worker;
+mod worktree;
+
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// How a command ends. `--help` of each command lists those that it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +50,23 @@ pub enum Exit {
     Interrupted,
 }
 
+impl Exit {
+    /// Returns the code that the operating system is given.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Changes => 2,
+            Self::Blocked => 3,
+            Self::Usage => 64,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Changes => 2,
-            Exit::Blocked => 3,
-            Exit::Usage => 64,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -48,15 +81,36 @@ struct Arguments {
 }
 
 /// What every command accepts.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Global {
     /// The settings file; else `/etc/ferry/ferry.yaml`, else the XDG config folder.
     #[arg(long, global = true, env = "FERRY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: log::LogFlags,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Demo(demo::Arguments),
+    Init(init::Init),
+    Check(check::Check),
+    Diff(diff::Arguments),
+    Migrate(migrate::Arguments),
+    Cancel(cancel::Arguments),
+    Run(run::Arguments),
+    Status(status::Arguments),
+    Verify(verify::Arguments),
+    Hold(hold::Arguments),
+    Adopt(adopt::Arguments),
+    Doctor(doctor::Arguments),
+    Explain(explain::Explain),
+    Schema(schema::Schema),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Worker(worker::Arguments),
+}
 
 /// Parses the arguments, runs the command and prints its error, once, with its chain of causes.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
@@ -78,8 +132,31 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { global, command } = arguments;
-    let _ = global;
-    match command {}
+    log::begin(&global.log);
+    match command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Init(arguments) => init::run(arguments),
+        Command::Check(arguments) => check::run(arguments, &global),
+        Command::Diff(arguments) => diff::run(arguments, &global),
+        Command::Migrate(arguments) => migrate::run(&global, arguments),
+        Command::Cancel(arguments) => cancel::run(&global, arguments),
+        Command::Run(arguments) => run::run(arguments, &global),
+        Command::Status(arguments) => status::run(arguments, &global),
+        Command::Verify(arguments) => verify::run(arguments, &global),
+        Command::Hold(arguments) => hold::run(&global, arguments),
+        Command::Adopt(arguments) => adopt::run(&global, arguments),
+        Command::Doctor(arguments) => doctor::run(&global, arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Schema(arguments) => schema::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments, Arguments::command()),
+        Command::Worker(arguments) => worker::run(arguments),
+    }
+}
+
+/// Gives an error of a port its remedy, for a person who waits for the answer.
+pub fn explained(error: crate::port::PortError) -> anyhow::Error {
+    let crate::journal::record::Fault { text, remedy, disposition: _ } = error.fault;
+    anyhow::anyhow!("{text} … hint: {remedy}")
 }
 
 /// Prints the answer. A reader that went away (`| head`) is no error.
@@ -91,10 +168,15 @@ pub fn answer(text: &str) {
 
 /// Says something about the work to whoever watches.
 pub fn tell(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    log::between(format!("{text}\n").as_bytes());
 }
 
 /// Tells whether a person watches stderr: progress bars, else plain lines.
 pub fn watched() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// Returns how many columns the terminal on stdout has, or what a page holds.
+pub fn width() -> u16 {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(120, |size| size.ws_col.max(40))
 }
