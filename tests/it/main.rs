@@ -1,0 +1,22 @@
+//! The integration tests, in one binary: what the project promises about its own text, what the built program does from
+//! outside, and (with the feature `peers`) what QEMU and libvirt make of its results.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "tests start the program and bound their waits")]
+
+mod commands;
+mod course;
+mod dependencies;
+mod faults;
+#[cfg(feature = "peers")]
+mod full;
+#[cfg(feature = "peers")]
+mod guest;
+mod kill;
+#[cfg(feature = "peers")]
+mod peers;
+mod project;
+mod sandbox;
+mod shop;
+mod tidy;
+mod watching;
+mod worker;
