@@ -37,7 +37,7 @@ impl Area {
 
     fn images(&self) -> LocalImages {
         LocalImages::new(Confine::new([self.folder.path().to_owned()]))
-            .with_lock_wait(Duration::ZERO)
+            .with_lock_wait(Duration::from_secs(10))
     }
 
     fn writer(&self) -> Result<Box<dyn BlockWriter>, PortError> {
