@@ -7,7 +7,7 @@ use crate::desired::Network;
 use crate::domain::id::Token;
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Claim, Disk, Power, Vm};
-use crate::journal::phase::{Area, Phase};
+use crate::journal::phase::{Area, Kept, Phase};
 use crate::journal::progress::Run;
 use crate::journal::record::{Abandon, DiskCopy, Fact, Mend};
 use crate::manifest::document::{NetworkType, Verify};
@@ -273,22 +273,19 @@ impl Place<'_> {
     }
 
     fn remove(&self) -> Result<Vec<Fact>, PortError> {
-        let Phase::Undoing(undo) = &self.run.phase else { return Err(out_of_phase(self.run)) };
-        let instructions = self.run.begun.instructions();
-        let (site, name) = (&instructions.desired.target_site, &instructions.target_name);
-        if let Some(area) = &undo.area {
-            let stands = self.world.target.look(site, name)?;
-            let runs = stands
-                .is_some_and(|vm| vm.made_by.as_ref() == Some(area) && vm.power == Some(Power::On));
-            if runs {
-                return Err(PortError::lasting(
-                    format!("{name} runs on the target although Ferry did not start it"),
-                    "stop it and take its data along, or take over by hand",
-                    Mend::Target,
-                ));
-            }
-            self.world.target.remove(site, area, name)?;
+        let kept = self.run.to_remove().ok_or_else(|| out_of_phase(self.run))?;
+        let Kept { area, disks: _, of: _, site, name } = kept;
+        let stands = self.world.target.look(site, name)?;
+        let runs = stands
+            .is_some_and(|vm| vm.made_by.as_ref() == Some(area) && vm.power == Some(Power::On));
+        if runs {
+            return Err(PortError::lasting(
+                format!("{name} runs on the target although Ferry did not start it"),
+                "stop it and take its data along, or take over by hand",
+                Mend::Target,
+            ));
         }
+        self.world.target.remove(site, area, name)?;
         Ok(vec![Fact::AreaRemoved])
     }
 

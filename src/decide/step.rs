@@ -8,8 +8,8 @@ use crate::decide::{Effect, Input, Wait, Warrant};
 use crate::domain::id::Token;
 use crate::domain::vm::{Claim, Power};
 use crate::journal::phase::{Area, Off, Phase, Undo};
-use crate::journal::progress::Run;
-use crate::journal::record::{DiskCopy, Fact};
+use crate::journal::progress::{Inherited, Run};
+use crate::journal::record::Fact;
 use crate::observed::{Brake, Gap, WorkerState};
 use crate::planted::{Bug, planted};
 use crate::policy::Outcome;
@@ -177,21 +177,24 @@ fn shutting_down(
     }
 }
 
-/// Goes on from what an earlier attempt kept, where that was made for the same unchanged source; else makes an area.
+/// Goes on from what an earlier attempt kept, where that was made of the same unchanged source for the same place. Else what
+/// was kept goes first, and an area is made.
 fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
     let instructions = run.begun.instructions();
-    let earlier = input.progress.runs(&run.begun.run().vm).iter().rev().nth(1);
-    if off.was == Power::Off
-        && let Some(earlier) = earlier
-        && let Phase::Undone { kept: Some((area, disks)), .. } = &earlier.phase
-        && let before = earlier.begun.instructions()
-        && before.vm.disks == instructions.vm.disks
-        && before.desired.target_site == instructions.desired.target_site
-        && before.target_name == instructions.target_name
-    {
-        let disks: Vec<DiskCopy> = disks.clone();
-        let fact = Fact::AreaAdopted { area: area.clone(), disks };
-        return forward_note(input, run, fact, "go on from an earlier copy");
+    if let Some(Inherited { kept, removing }) = &run.inherited {
+        let serves = off.was == Power::Off
+            && kept.of == instructions.vm.disks
+            && kept.site == instructions.desired.target_site
+            && kept.name == instructions.target_name;
+        return if *removing {
+            finish(run, Effect::Remove, "remove partial disks")
+        } else if serves {
+            let (area, disks) = (kept.area.clone(), kept.disks.clone());
+            let fact = Fact::AreaAdopted { area, disks };
+            forward_note(input, run, fact, "go on from an earlier copy")
+        } else {
+            forward_note(input, run, Fact::RemovalIntended, "remove partial disks")
+        };
     }
     let token = token(input, run, "area");
     forward_note(input, run, Fact::AreaIntended { token }, "create disks")
@@ -232,7 +235,7 @@ fn undo(input: &Input<'_>, run: &Run, undo: &Undo) -> Next {
             return Next::Note(Fact::PowerOnIntended { token }, "power the source on again");
         }
     }
-    if undo.area.is_some() && !run.begun.keeps_area() {
+    if undo.area.is_some() && (undo.removing || !run.begun.keeps_area()) {
         return if undo.removing {
             finish(run, Effect::Remove, "remove partial disks")
         } else {

@@ -14,8 +14,9 @@
 
 use jiff::Timestamp;
 
-use crate::domain::id::{DiskKey, RunId, Token};
-use crate::domain::vm::{Claim, Power};
+use crate::desired::Site;
+use crate::domain::id::{DiskKey, RunId, TargetName, Token};
+use crate::domain::vm::{Claim, Disk, Power};
 use crate::journal::record::{Abandon, DiskCopy, Fact, Instructions};
 use crate::manifest::document::{OnFailure, TargetPowerState, Verify};
 use crate::planted::{Bug, planted};
@@ -77,6 +78,21 @@ pub struct Area {
     pub disks: Vec<DiskCopy>,
 }
 
+/// What an attempt left on the target: a later one goes on from it, or removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Names the area.
+    pub area: Token,
+    /// Its disks, as far as they came.
+    pub disks: Vec<DiskCopy>,
+    /// The source's disks that they are copies of.
+    pub of: Vec<Disk>,
+    /// Where the target is.
+    pub site: Site,
+    /// What the VM is, or was to be, called there.
+    pub name: TargetName,
+}
+
 /// What is left to undo. A field is cleared by the fact that it is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undo {
@@ -87,9 +103,7 @@ pub struct Undo {
     /// Whether the source was on and was, or may have been, shut down.
     pub power_on: bool,
     /// What was made on the target.
-    pub area: Option<Token>,
-    /// The disks in it, as far as they came: what a later attempt may go on from.
-    pub disks: Vec<DiskCopy>,
+    pub area: Option<Kept>,
     /// Until when the source may still go off because it was asked to: a guest shutdown cannot be recalled.
     pub watch_until: Option<Timestamp>,
     /// Whether the removal was intended.
@@ -172,7 +186,7 @@ pub enum Phase {
         /// Why.
         why: Abandon,
         /// What was kept on the target for a later attempt.
-        kept: Option<(Token, Vec<DiskCopy>)>,
+        kept: Option<Kept>,
     },
 }
 
@@ -255,8 +269,9 @@ impl Phase {
             | Self::Starting { area, .. }
             | Self::Settling { area, .. }
             | Self::Completed { area } => Some(&area.token),
-            Self::Undoing(undo) => undo.area.as_ref(),
-            Self::Undone { kept, .. } => kept.as_ref().map(|(area, _)| area),
+            Self::Undoing(Undo { area: kept, .. }) | Self::Undone { kept, .. } => {
+                kept.as_ref().map(|kept| &kept.area)
+            }
             Self::Begun
             | Self::Claiming { .. }
             | Self::Claimed { .. }
@@ -276,9 +291,10 @@ impl Phase {
             | Self::Starting { area, .. }
             | Self::Settling { area, .. }
             | Self::Completed { area } => &area.disks,
-            Self::Undoing(undo) => &undo.disks,
-            Self::Undone { kept: Some((_, disks)), .. } => disks,
-            Self::Undone { kept: None, .. }
+            Self::Undoing(Undo { area: Some(kept), .. })
+            | Self::Undone { kept: Some(kept), .. } => &kept.disks,
+            Self::Undoing(Undo { area: None, .. })
+            | Self::Undone { kept: None, .. }
             | Self::Begun
             | Self::Claiming { .. }
             | Self::Claimed { .. }
@@ -400,8 +416,15 @@ impl Phase {
             | Self::Undoing(_)
             | Self::Undone { .. } => (None, None),
         };
-        let area = area.filter(|_| !planted(Bug::UndoLeavesArea));
-        Undo { why, claim, power_on, area, disks, watch_until, removing: false, powering_on: false }
+        let instructions = &begun.instructions;
+        let area = area.filter(|_| !planted(Bug::UndoLeavesArea)).map(|area| Kept {
+            area,
+            disks,
+            of: instructions.vm.disks.clone(),
+            site: instructions.desired.target_site.clone(),
+            name: instructions.target_name.clone(),
+        });
+        Undo { why, claim, power_on, area, watch_until, removing: false, powering_on: false }
     }
 }
 
@@ -449,16 +472,12 @@ impl Undo {
     fn after(mut self, begun: &Begun, fact: &Fact) -> Option<Phase> {
         match fact {
             Fact::RemovalIntended if self.area.is_some() => self.removing = true,
-            Fact::AreaRemoved if self.removing => {
-                self.area = None;
-                self.disks.clear();
-            }
+            Fact::AreaRemoved if self.removing => self.area = None,
             Fact::PowerOnIntended { .. } if self.power_on => self.powering_on = true,
             Fact::SourceOn if self.power_on => self.power_on = false,
             Fact::ClaimReleased => self.claim = None,
             Fact::Undone if self.settled(begun) => {
-                let kept = self.area.map(|area| (area, self.disks));
-                return Some(Phase::Undone { why: self.why, kept });
+                return Some(Phase::Undone { why: self.why, kept: self.area });
             }
             _ => return None,
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::domain::id::{
     CommitId, Digest, JournalId, MigrationName, RunId, SourceVm, Token, VmKey,
 };
-use crate::journal::phase::{Begun, IllegalStep, Phase, name_of};
+use crate::journal::phase::{Begun, IllegalStep, Kept, Phase, name_of};
 use crate::journal::record::{Entry, Fact, Fault, RECORD_VERSION, Record, RepoFact};
 
 /// What went wrong lately.
@@ -38,6 +38,17 @@ pub struct Run {
     pub trouble: Option<Trouble>,
     /// Each phase that it went through, with the time it was reached, for the report.
     pub trail: Vec<(Timestamp, &'static str)>,
+    /// What an earlier attempt left on the target, as long as this one neither goes on from it nor removed it.
+    pub inherited: Option<Inherited>,
+}
+
+/// What an attempt inherited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// What.
+    pub kept: Kept,
+    /// Whether the removal was intended.
+    pub removing: bool,
 }
 
 /// Everything that the journal adds up to.
@@ -131,6 +142,11 @@ impl Progress {
             {
                 return Err(illegal("an attempt that is not over"));
             }
+            let kept = match runs.last_mut().map(|run| &mut run.phase) {
+                Some(Phase::Undone { kept, .. }) => kept.take(),
+                _ => None,
+            };
+            let inherited = kept.map(|kept| Inherited { kept, removing: false });
             let begun = Begun { run: id.clone(), instructions: instructions.clone() };
             let trail = vec![(at, Phase::Begun.name())];
             runs.push(Run {
@@ -140,6 +156,7 @@ impl Progress {
                 began_at: at,
                 trouble: None,
                 trail,
+                inherited,
             });
             return Ok(());
         }
@@ -222,14 +239,14 @@ impl Progress {
     /// Returns the area that the last attempt at a VM kept on the target.
     pub fn kept_area(&self, vm: &SourceVm) -> Option<&Token> {
         match &self.runs(vm).last()?.phase {
-            Phase::Undone { kept: Some((area, _)), .. } => Some(area),
+            Phase::Undone { kept: Some(kept), .. } => Some(&kept.area),
             _ => None,
         }
     }
 
     /// Returns the areas of everything that this journal made and may still stand on a target.
     pub fn areas(&self) -> impl Iterator<Item = &Token> {
-        self.runs.values().flatten().filter_map(|run| run.phase.area())
+        self.runs.values().flatten().filter_map(Run::area)
     }
 
     /// Returns the commit that counts.
@@ -249,6 +266,41 @@ impl Progress {
 }
 
 impl Run {
+    /// Returns the area on the target that the attempt has to care for.
+    pub fn area(&self) -> Option<&Token> {
+        self.phase.area().or(self.inherited.as_ref().map(|inherited| &inherited.kept.area))
+    }
+
+    /// Returns what is to be removed from the target now.
+    pub fn to_remove(&self) -> Option<&Kept> {
+        match &self.phase {
+            Phase::Undoing(undo) => undo.area.as_ref().filter(|_| undo.removing),
+            _ => self.inherited.as_ref().filter(|left| left.removing).map(|left| &left.kept),
+        }
+    }
+
+    /// Notes what becomes of what was inherited; `None` where the fact does not follow. `Some(true)` where nothing else
+    /// follows from it.
+    fn inherit(&mut self, fact: &Fact) -> Option<bool> {
+        let off = matches!(self.phase, Phase::Off(_));
+        match (fact, &mut self.inherited) {
+            (Fact::RemovalIntended, Some(left)) if off => {
+                left.removing = true;
+                Some(true)
+            }
+            (Fact::AreaRemoved, Some(left)) if off && left.removing => {
+                self.inherited = None;
+                Some(true)
+            }
+            // What is being removed is not gone on with, and no second area is made beside it.
+            (Fact::AreaAdopted { area, .. }, Some(left)) => {
+                (left.kept.area == *area && !left.removing).then_some(false)
+            }
+            (Fact::AreaAdopted { .. }, None) | (Fact::AreaIntended { .. }, Some(_)) => None,
+            _ => Some(false),
+        }
+    }
+
     fn apply(&mut self, at: Timestamp, fact: &Fact) -> Option<()> {
         match fact {
             Fact::Tried(fault) => {
@@ -267,8 +319,20 @@ impl Run {
             }
             _ => {
                 let before = self.phase.name();
+                if self.inherit(fact)? {
+                    self.trouble = None;
+                    return Some(());
+                }
                 self.phase = self.phase.clone().after(&self.begun, at, fact)?;
                 self.trouble = None;
+                if matches!(fact, Fact::AreaAdopted { .. }) {
+                    self.inherited = None;
+                }
+                if let Phase::Undoing(undo) = &mut self.phase
+                    && let Some(left) = self.inherited.take()
+                {
+                    (undo.area, undo.removing) = (Some(left.kept), left.removing);
+                }
                 if self.phase.name() != before {
                     self.since = at;
                     self.trail.push((at, self.phase.name()));

@@ -163,7 +163,7 @@ fn every_pair_of_phase_and_fact() {
         Copying: Checkpointed DiskCopied DiskVerified>Copied UndoBegan>Undoing
         Created: StartIntended>Starting UndoBegan>Undoing
         Creating: UndoBegan>Undoing VmCreated>Created
-        Off: AreaAdopted>Copied AreaIntended>Preparing UndoBegan>Undoing
+        Off: AreaIntended>Preparing UndoBegan>Undoing
         On: PowerOffIntended>ShuttingDown PowerRemembered UndoBegan>Undoing
         Preparing: DisksCreated>Copying UndoBegan>Undoing
         Settling: Completed>Completed MarkedMigrated

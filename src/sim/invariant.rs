@@ -291,9 +291,9 @@ pub fn invariant_no_leftovers(world: &SimWorld, progress: &Progress) -> Result<(
             return Err(format!("{token} stands on the target, and nothing of {} began", area.vm));
         };
         let cared_for = if newest.phase.ended() {
-            newest.phase.area() == Some(token) || runs.iter().any(|run| completed_with(run, token))
+            newest.area() == Some(token) || runs.iter().any(|run| completed_with(run, token))
         } else {
-            runs.iter().any(|run| run.phase.area() == Some(token))
+            runs.iter().any(|run| run.area() == Some(token))
         };
         if !cared_for {
             return Err(format!("{token} of {} stands on the target, and nobody cares", area.vm));
