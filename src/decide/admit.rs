@@ -148,8 +148,8 @@ pub(super) fn foreign_mark(input: &Input<'_>, vm: &Vm, again: bool) -> Option<Wa
     }
 }
 
-/// Returns what a VM needs on the target: what its source stores, which is what is written, or its capacity where the
-/// source does not tell.
+/// Returns what a VM needs on the target at least: what its source stores, perhaps compressed, or its capacity where the
+/// source does not tell. Where more is needed the copy stalls and says how much.
 pub(super) fn room(vm: &Vm) -> Bytes {
     let of = |disk: &crate::domain::vm::Disk| match disk.format {
         DiskFormat::Empty => Bytes(0),

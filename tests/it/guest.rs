@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use ferry::adapter::ova::boot::MARKER;
+
 use crate::peers::{GUEST_MARKER, Libvirt, boot, run, tool};
 use crate::sandbox::Sandbox;
 
@@ -88,4 +90,20 @@ fn a_guest_boots_after_its_move_with_what_it_wrote_before() {
     assert!(line.contains("disks=vda "), "{line}");
     // What the guests wrote is theirs: no later run takes it for a damaged copy.
     sandbox.ferry(["diff", &config]).expect(0);
+}
+
+#[test]
+fn what_the_demo_moved_boots_like_its_source() {
+    let sandbox = Sandbox::new();
+    sandbox.ferry(["demo", "--dir", "demo"]).expect(0);
+    let ova = sandbox.path("demo/ova/web-01.ova");
+    let folder = sandbox.path("unpacked");
+    fs::create_dir(&folder).unwrap();
+    run("tar", ["-C", folder.to_str().unwrap(), "-xf", ova.to_str().unwrap()]);
+    let source = folder.join("source.raw");
+    let stored = folder.join("web-01-disk1.vmdk");
+    run("qemu-img", ["convert", "-O", "raw", stored.to_str().unwrap(), source.to_str().unwrap()]);
+    let before = boot(&source, MARKER);
+    let after = boot(&sandbox.path("demo/vms/web-01/disk-0.raw"), MARKER);
+    assert_eq!(before, after);
 }
