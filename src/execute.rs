@@ -54,6 +54,7 @@ pub fn execute(
         Effect::CreateDisks { token } => at.create_disks(token),
         Effect::StartWorker => at.start_worker(bounds),
         Effect::StopWorker => world.workers.stop(run.begun.run()).map(|()| Vec::new()),
+        Effect::EndWorker => at.end_worker(),
         Effect::ConfirmCopy => at.confirm(Fact::CreateIntended),
         Effect::CreateVm => at.create_vm(),
         Effect::ConfirmStart { token } => at.confirm(Fact::StartIntended { token: token.clone() }),
@@ -181,6 +182,14 @@ impl Place<'_> {
             checkpoint_every: bounds.checkpoint_every,
         })?;
         Ok(Vec::new())
+    }
+
+    fn end_worker(&self) -> Result<Vec<Fact>, PortError> {
+        self.world.workers.stop(self.run.begun.run())?;
+        Err(PortError::passing(
+            "the worker said nothing for minutes and was ended",
+            "look at the kernel's log for a storage that hangs",
+        ))
     }
 
     /// Looks whether the copy still is what the source holds (safety rule 9): off all the time, the same disks. Only then the

@@ -114,4 +114,6 @@ pub enum WorkerState {
     Running,
     /// It was told to stop and has not ended yet.
     Stopping,
+    /// It lives and has said nothing for so long that it hangs.
+    Silent,
 }

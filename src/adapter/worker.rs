@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::copy::frame::{FrameError, read_frame, write_frame};
 use crate::copy::protocol::{CopyJob, FromWorker, News, PROTOCOL_VERSION, ToWorker, WorkerEvent};
@@ -36,6 +36,10 @@ const STOP_WAIT: Duration = Duration::from_mins(1);
 
 /// How long a worker may take to end once its pipe is closed.
 const END_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a worker may say nothing: it tells its progress ten times a second, and a storage that needs longer than this
+/// for one checkpoint is as good as gone.
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 
 /// The longest line of a worker's log that is kept.
 const LINE_BYTES_MAX: u64 = 4 << 10;
@@ -117,6 +121,7 @@ impl Workers for Subprocesses {
                 said: VecDeque::new(),
                 progress: BTreeMap::new(),
                 finished: false,
+                heard_at: now(),
                 life: Life::Running,
             }),
             changed: Condvar::new(),
@@ -132,8 +137,9 @@ impl Workers for Subprocesses {
 
     fn states(&self) -> BTreeMap<RunId, WorkerState> {
         let workers = self.workers();
-        let lives = workers.iter().filter_map(|(run, worker)| match worker.lock().life {
-            Life::Running => Some((run.clone(), WorkerState::Running)),
+        let life = |worker: &Worker| worker.lock().life;
+        let lives = workers.iter().filter_map(|(run, worker)| match life(worker) {
+            Life::Running => Some((run.clone(), worker.speaks())),
             Life::Stopping => Some((run.clone(), WorkerState::Stopping)),
             Life::Over => None,
         });
@@ -183,6 +189,11 @@ impl Workers for Subprocesses {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long a process is silent is told by the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// One worker.
 struct Worker {
     run: RunId,
@@ -200,6 +211,8 @@ struct State {
     progress: BTreeMap<crate::domain::id::DiskKey, FromWorker>,
     /// Its last numbered message is here.
     finished: bool,
+    /// When it last said anything.
+    heard_at: Instant,
     life: Life,
 }
 
@@ -289,8 +302,15 @@ impl Worker {
         waker();
     }
 
+    /// Tells whether a running worker still says something.
+    fn speaks(&self) -> WorkerState {
+        let silent = now().duration_since(self.lock().heard_at);
+        if silent > SILENCE_MAX { WorkerState::Silent } else { WorkerState::Running }
+    }
+
     fn heard(&self, message: FromWorker) {
         let mut state = self.lock();
+        state.heard_at = now();
         match message {
             FromWorker::Said { number, news } => {
                 state.finished |= matches!(news, News::Ended | News::Failed(_));

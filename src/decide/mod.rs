@@ -114,6 +114,8 @@ pub enum Effect {
     StartWorker,
     /// Stops the worker at a boundary.
     StopWorker,
+    /// Ends a worker that hangs, which counts as a failure.
+    EndWorker,
     /// Looks whether the source is still off and unchanged; only then the VM may be made.
     ConfirmCopy,
     /// Makes the VM on the target.
@@ -147,6 +149,7 @@ impl Effect {
             Self::CreateDisks { .. } => "CreateDisks",
             Self::StartWorker => "StartWorker",
             Self::StopWorker => "StopWorker",
+            Self::EndWorker => "EndWorker",
             Self::ConfirmCopy => "ConfirmCopy",
             Self::CreateVm => "CreateVm",
             Self::ConfirmStart { .. } => "ConfirmStart",

@@ -210,6 +210,7 @@ fn copy(input: &Input<'_>, run: &Run) -> Next {
     };
     match worker {
         Some(WorkerState::Running) if stops => finish(run, Effect::StopWorker, "stop the copy"),
+        Some(WorkerState::Silent) => finish(run, Effect::EndWorker, "end a worker that hangs"),
         Some(WorkerState::Running | WorkerState::Stopping) => Next::Wait(Wait::Copying),
         None if stops => Next::Wait(Wait::Brake),
         None => forward(input, run, Effect::StartWorker, "copy"),

@@ -32,6 +32,7 @@ struct Bench {
     timeout_s: u32,
     force: bool,
     copying: bool,
+    silent: bool,
     brake: Brake,
     bars: Vec<String>,
     clock_off: SignedDuration,
@@ -86,6 +87,7 @@ impl Bench {
             timeout_s: 600,
             force: false,
             copying: false,
+            silent: false,
             brake: Brake::Released,
             bars: Vec::new(),
             clock_off: SignedDuration::ZERO,
@@ -190,7 +192,8 @@ impl Bench {
         observed.targets.insert(ProviderName::new("kvm"), seen);
         if self.copying {
             let runs = self.progress.moving().map(|run| run.begun.run().clone());
-            observed.workers = runs.map(|run| (run, WorkerState::Running)).collect();
+            let state = if self.silent { WorkerState::Silent } else { WorkerState::Running };
+            observed.workers = runs.map(|run| (run, state.clone())).collect();
         }
         let verdicts: Vec<Verdict> = self.vms.iter().map(|vm| self.verdict(vm)).collect();
         let begun = verdicts.iter().filter_map(|v| Some((v.vm.clone()?, v.clone()))).collect();
@@ -456,6 +459,17 @@ fn a_failure_after_the_power_off_brings_the_source_back() {
         db ClaimIntended
         db do Claim (cleared)"#]],
     );
+}
+
+#[test]
+fn a_worker_that_hangs_is_ended() {
+    let mut bench = Bench::ova(&["web01"]);
+    bench.settle();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    bench.settle();
+    bench.fact(disks());
+    (bench.copying, bench.silent) = (true, true);
+    check(bench.settle(), expect!["web01 do EndWorker (begun)"]);
 }
 
 #[test]
