@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 /// What goes wrong, as data: a number for each call that does, by how many calls came before it. All others succeed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
-    /// Calls of the controller. The number chooses among the ways in which the call can go wrong.
+    /// Calls with which the controller looks, reads and writes. The number chooses among the ways in which the call can go
+    /// wrong.
     pub calls: BTreeMap<usize, u8>,
+    /// Calls with which it changes source and target, and starts and stops workers: there are few of them.
+    pub effects: BTreeMap<usize, u8>,
     /// Calls of the data plane.
     pub data: BTreeMap<usize, u8>,
     /// What is left to chance otherwise: which unsynced writes survive, whether workers outlive their controller.
@@ -26,8 +29,8 @@ impl FaultPlan {
                 .filter_map(|at| if wrong(&mut mix) { Some((at, number(&mut mix))) } else { None })
                 .collect()
         };
-        let (calls, data) = (draw(), draw());
-        Self { calls, data, seed }
+        let (calls, effects, data) = (draw(), draw(), draw());
+        Self { calls, effects, data, seed }
     }
 }
 
@@ -36,7 +39,6 @@ impl FaultPlan {
 #[expect(missing_docs, reason = "each is named after the method of `port` that it stands for")]
 pub enum Call {
     RepoHead,
-    RepoResolve,
     RepoTree,
     RepoBlob,
     RepoAncestry,
@@ -113,9 +115,8 @@ pub enum Mishap {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 38] = [
         Self::RepoHead,
-        Self::RepoResolve,
         Self::RepoTree,
         Self::RepoBlob,
         Self::RepoAncestry,
@@ -166,7 +167,6 @@ impl Call {
             | Self::RepoTree
             | Self::RepoBlob
             | Self::RepoAncestry
-            | Self::RepoResolve
             | Self::RepoReport => &[Passing, Lasting, CrashBefore],
             Self::SourceObserve | Self::TargetObserve => {
                 &[Passing, Lasting, Slow, Stale, CrashBefore]
@@ -203,6 +203,25 @@ impl Call {
         }
     }
 
+    /// Tells whether the call changes source, target or workers.
+    const fn is_effect(self) -> bool {
+        matches!(
+            self,
+            Self::SourceClaim
+                | Self::SourceRelease
+                | Self::SourceMarkMigrated
+                | Self::SourceShutDown
+                | Self::SourcePowerOff
+                | Self::SourcePowerOn
+                | Self::TargetCreateDisks
+                | Self::TargetCreateVm
+                | Self::TargetStart
+                | Self::TargetRemove
+                | Self::WorkerStart
+                | Self::WorkerStop
+        )
+    }
+
     const fn of_data(self) -> bool {
         matches!(
             self,
@@ -226,6 +245,7 @@ impl Call {
 pub(super) struct Chance {
     plan: FaultPlan,
     next_call: usize,
+    next_effect: usize,
     next_data: usize,
     mix: Mix,
     /// Whether nothing goes wrong any more.
@@ -235,7 +255,7 @@ pub(super) struct Chance {
 impl Chance {
     pub(super) fn new(plan: FaultPlan) -> Self {
         let mix = Mix(plan.seed);
-        Self { plan, next_call: 0, next_data: 0, mix, calm: false }
+        Self { plan, next_call: 0, next_effect: 0, next_data: 0, mix, calm: false }
     }
 
     /// Uses up one number of the plan.
@@ -245,6 +265,8 @@ impl Chance {
         }
         let (numbers, next) = if call.of_data() {
             (&self.plan.data, &mut self.next_data)
+        } else if call.is_effect() {
+            (&self.plan.effects, &mut self.next_effect)
         } else {
             (&self.plan.calls, &mut self.next_call)
         };
@@ -280,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_plan_succeeds() {
-        let plan = FaultPlan { calls: [(1, 1)].into(), data: BTreeMap::new(), seed: 1 };
+        let plan = FaultPlan { calls: [(1, 1)].into(), ..FaultPlan::default() };
         let mut chance = Chance::new(plan);
         let drawn: Vec<_> = (0..5).map(|_| chance.draw(Call::SourceLook)).collect();
         assert_eq!(drawn, [None, Some(Mishap::Lasting), None, None, None]);

@@ -401,7 +401,9 @@ mod tests {
 
     #[test]
     fn a_lost_reply_hides_an_effect_that_happened() {
-        let world = world(&[(0, number(Call::SourcePowerOff, Mishap::ReplyLost))]);
+        let specs = [SimVmSpec::powered("web", &[&[1, 2, 3]])];
+        let effects = [(0, number(Call::SourcePowerOff, Mishap::ReplyLost))].into();
+        let world = SimWorld::new(&specs, FaultPlan { effects, ..FaultPlan::default() });
         let vm = SimVmSpec::powered("web", &[]).id();
         assert!(world.power_off(&site(), &vm).is_err());
         let deeds: Vec<_> = world.deeds().iter().map(|deed| deed.what.name()).collect();

@@ -161,20 +161,20 @@ impl PlanRepo for SimWorld {
         self.repo_call(Call::RepoHead, |state| Ok(state.repo.head.clone()))
     }
 
+    /// A person asks for this, not the controller: it does not fail by chance.
     fn resolve(&self, revision: &str) -> Result<CommitId, PortError> {
-        self.repo_call(Call::RepoResolve, |state| {
-            let (name, back) = revision.split_once('~').unwrap_or((revision, "0"));
-            let back: u32 = back.parse().map_err(|_| unknown(revision))?;
-            let mut id = match name {
-                "HEAD" => state.repo.head.clone().ok_or_else(|| unknown(revision))?,
-                id => CommitId::new(id),
-            };
-            for _ in 0..back {
-                id = state.commit(&id)?.parent.clone().ok_or_else(|| unknown(revision))?;
-            }
-            state.commit(&id)?;
-            Ok(id)
-        })
+        let state = self.lock();
+        let (name, back) = revision.split_once('~').unwrap_or((revision, "0"));
+        let back: u32 = back.parse().map_err(|_| unknown(revision))?;
+        let mut id = match name {
+            "HEAD" => state.repo.head.clone().ok_or_else(|| unknown(revision))?,
+            id => CommitId::new(id),
+        };
+        for _ in 0..back {
+            id = state.commit(&id)?.parent.clone().ok_or_else(|| unknown(revision))?;
+        }
+        state.commit(&id)?;
+        Ok(id)
     }
 
     fn tree(&self, commit: &CommitId) -> Result<Tree, PortError> {

@@ -413,9 +413,13 @@ fn script(vms: Vec<SimVmSpec>, faults: FaultPlan, mut events: Vec<Nature>) -> Sc
 }
 
 fn faults(events: usize) -> impl Strategy<Value = FaultPlan> {
-    // A controller makes some ten calls for each event, a worker as many; about one in forty goes wrong.
-    let wrong = || prop::collection::btree_map(0..events * 12, 0..60_u8, 0..=events / 2);
-    (wrong(), wrong(), any::<u64>()).prop_map(|(calls, data, seed)| FaultPlan { calls, data, seed })
+    // A controller makes some ten calls for each event, a worker as many, of which about one in fifty goes wrong; of the
+    // effects, which are about as many as a third of the events, one in ten does.
+    let wrong =
+        |calls: usize, most: usize| prop::collection::btree_map(0..calls, 0..60_u8, 0..=most);
+    let many = || wrong(events * 12, events / 2);
+    (many(), wrong(events / 3, events / 15), many(), any::<u64>())
+        .prop_map(|(calls, effects, data, seed)| FaultPlan { calls, effects, data, seed })
 }
 
 fn shape() -> impl Strategy<Value = SimVmSpec> {
