@@ -69,7 +69,7 @@ const FACTS: [&str; 31] = [
 const EFFECTS: usize = 14;
 
 /// Calls of the controller that fail one by one: those of its first passes, in which everything is begun.
-const CALLS: usize = 120;
+const CALLS: usize = 60;
 
 /// How many passes a calm world may need until nothing moves: an attempt has about twenty steps, and the longest pause is
 /// ten minutes.

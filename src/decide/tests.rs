@@ -31,8 +31,7 @@ struct Bench {
     wanted: bool,
     timeout_s: u32,
     force: bool,
-    copying: bool,
-    silent: bool,
+    worker: Option<WorkerState>,
     brake: Brake,
     bars: Vec<String>,
     clock_off: SignedDuration,
@@ -86,8 +85,7 @@ impl Bench {
             wanted: true,
             timeout_s: 600,
             force: false,
-            copying: false,
-            silent: false,
+            worker: None,
             brake: Brake::Released,
             bars: Vec::new(),
             clock_off: SignedDuration::ZERO,
@@ -190,9 +188,8 @@ impl Bench {
         observed.sources.insert(ProviderName::new("vc"), seen);
         let seen = Seen { at: self.now, state: Ok(self.target.clone()) };
         observed.targets.insert(ProviderName::new("kvm"), seen);
-        if self.copying {
+        if let Some(state) = &self.worker {
             let runs = self.progress.moving().map(|run| run.begun.run().clone());
-            let state = if self.silent { WorkerState::Silent } else { WorkerState::Running };
             observed.workers = runs.map(|run| (run, state.clone())).collect();
         }
         let verdicts: Vec<Verdict> = self.vms.iter().map(|vm| self.verdict(vm)).collect();
@@ -315,12 +312,12 @@ fn an_ova_goes_all_the_way() {
     );
     bench.fact(disks());
     check(bench.settle(), expect!["web01 do StartWorker (cleared)"]);
-    bench.copying = true;
+    bench.worker = Some(WorkerState::Running);
     check(bench.settle(), expect!["web01 waits Copying"]);
     let (disk, root) = (DiskKey::new("disk1"), "r".to_owned());
     bench.fact(Fact::DiskCopied { disk, written: Bytes::mib(2), root });
     check(bench.settle(), expect!["web01 waits Copying"]);
-    bench.copying = false;
+    bench.worker = None;
     check(bench.settle(), expect!["web01 do ConfirmCopy (cleared)"]);
     bench.fact(Fact::CreateIntended);
     check(bench.settle(), expect!["web01 do CreateVm (cleared)"]);
@@ -468,7 +465,7 @@ fn a_worker_that_hangs_is_ended() {
     bench.fact(Fact::PowerRemembered { power: Power::Off });
     bench.settle();
     bench.fact(disks());
-    (bench.copying, bench.silent) = (true, true);
+    bench.worker = Some(WorkerState::Silent);
     check(bench.settle(), expect!["web01 do EndWorker (begun)"]);
 }
 
@@ -486,7 +483,7 @@ fn a_vm_past_its_power_off_finishes_under_the_brake() {
     bench.fact(disks());
     bench.brake = Brake::Stopping;
     check(bench.settle(), expect!["db waits Brake"]);
-    bench.copying = true;
+    bench.worker = Some(WorkerState::Running);
     check(bench.settle(), expect!["db do StopWorker (begun)"]);
 }
 
