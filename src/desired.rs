@@ -6,18 +6,25 @@
 //! anything that it refers to, stands in its own findings, so that only it is blocked. Entries have unique keys. Pure, and
 //! linear in the input.
 
+mod memo;
 mod refer;
 mod resolve;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
-use crate::manifest::diagnostic::{Finding, Place};
+use crate::domain::window::{Calendar, Window};
+use crate::manifest::diagnostic::{Finding, Place, Severity};
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
 
-pub use resolve::{FileVersions, load, resolve, target_name};
+pub use memo::Memo;
+pub use resolve::{FileVersions, load, load_with, target_name};
 
 /// Everything that the manifests ask for, and everything that was found wrong with them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,9 +32,18 @@ pub struct Wanted {
     /// The providers, by name.
     pub providers: BTreeMap<ProviderName, Site>,
     /// The plans, by name.
-    pub plans: BTreeMap<PlanName, PlanWanted>,
+    pub plans: BTreeMap<PlanName, Arc<PlanWanted>>,
     /// The migrations, in the order of their names.
     pub requests: Vec<Request>,
+    /// The cutover windows that can be used, by name.
+    pub windows: BTreeMap<String, Window>,
+    /// Why nothing may be taken down, and no cold migration may begin, whatever a plan says: files that hold a window or held
+    /// one, and are broken now (safety rule 12).
+    pub closed: Vec<String>,
+    /// How much concerns weigh.
+    pub weights: Vec<WeightWanted>,
+    /// The concerns that somebody answers for.
+    pub waivers: Vec<WaiverWanted>,
     /// What is wrong, over all manifests; what concerns one VM stands in its entry as well.
     pub findings: Vec<Finding>,
 }
@@ -45,6 +61,8 @@ pub struct PlanWanted {
     pub kind: PlanType,
     /// Whether it is out of use.
     pub archived: bool,
+    /// The windows that bound it.
+    pub calendar: Arc<Calendar>,
     /// Where it stands.
     pub place: Place,
     /// Its VMs, in the order of the manifest.
@@ -61,7 +79,7 @@ pub struct VmWanted {
     /// The digest of the entry's own fields: another entry may mean another VM.
     pub entry: Digest,
     /// What is wanted; `None` where a finding keeps it from being made out.
-    pub desired: Option<Desired>,
+    pub desired: Option<Arc<Desired>>,
     /// What is wrong with it, or with what it refers to.
     pub findings: Vec<Finding>,
 }
@@ -89,7 +107,7 @@ pub struct Desired {
     /// Cold or warm.
     pub kind: PlanType,
     /// What becomes of the networks, by their names at the source; `None` where the plan names no mapping.
-    pub networks: Option<BTreeMap<String, Network>>,
+    pub networks: Option<Arc<BTreeMap<String, Network>>>,
     /// Whether it runs on the target afterwards.
     pub power: TargetPowerState,
     /// Leaves the guest as it is.
@@ -104,19 +122,26 @@ pub struct Desired {
     pub on_failure: OnFailure,
 }
 
+impl Desired {
+    /// Tells whether it means what another one means, wherever they stand in a file.
+    pub fn wishes(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || *self == Self { place: self.place.clone(), ..other.clone() }
+    }
+}
+
 /// Where a provider is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Site {
     /// An OVA file or a folder of them.
     Ova {
         /// Its path.
-        path: String,
+        path: Arc<str>,
     },
     /// A folder of disks and domains.
     Local {
         /// Its path.
-        path: String,
+        path: Arc<str>,
     },
 }
 
@@ -161,10 +186,72 @@ pub struct Request {
     pub cancel: BTreeSet<VmName>,
     /// VMs that are moved once more.
     pub again: BTreeSet<VmName>,
+    /// When its VMs are cut over, but those of `vm_cutover`; `None` as soon as they can be.
+    pub cutover: Option<Cutover>,
+    /// When single VMs are cut over.
+    pub vm_cutover: BTreeMap<VmName, Cutover>,
     /// The digest of the document's text.
     pub digest: Digest,
     /// Where it stands.
     pub place: Place,
+}
+
+impl Request {
+    /// Returns when a VM is cut over.
+    pub fn cutover_of(&self, vm: &VmName) -> Option<Cutover> {
+        self.vm_cutover.get(vm).copied().or(self.cutover)
+    }
+}
+
+/// When a VM is cut over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cutover {
+    /// As soon as this version of the `Migration` is seen.
+    Now,
+    /// Not until another time stands there.
+    Never,
+    /// At a time.
+    At(Timestamp),
+}
+
+/// How much a concern weighs by a `Policy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightWanted {
+    /// The concern.
+    pub concern: String,
+    /// What it is.
+    pub severity: Severity,
+    /// Where that stands.
+    pub place: Place,
+}
+
+/// A concern that does not block a VM by a `Policy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaiverWanted {
+    /// The concern.
+    pub concern: String,
+    /// `PLAN/VM`, or the VM's name in any plan.
+    pub vm: String,
+    /// Why.
+    pub reason: String,
+    /// The last day on which it counts, in UTC.
+    pub expires: Date,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl WaiverWanted {
+    /// Tells whether it speaks of an entry.
+    pub fn names(&self, key: &VmKey) -> bool {
+        let (plan, vm) = (key.plan.as_str(), key.vm.as_str());
+        let within = || self.vm.strip_prefix(plan)?.strip_prefix('/');
+        self.vm == vm || within() == Some(vm)
+    }
+
+    /// Says that it waives something: the end of the text of what it waives.
+    pub fn words(&self) -> String {
+        format!(" (waived until {}: {})", self.expires, self.reason)
+    }
 }
 
 #[cfg(test)]

@@ -27,12 +27,16 @@ pub(crate) enum Bug {
     ForgetsOrphans,
     /// `controller` writes the time into the report.
     ReportsTheTime,
+    /// `decide` takes no notice of windows.
+    IgnoresWindows,
+    /// `decide` begins at a time that was missed.
+    CatchesUpCutovers,
 }
 
 #[cfg(test)]
 impl Bug {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::CheckpointBeforeSync,
         Self::ConfirmsBlindly,
         Self::StartsBlindly,
@@ -45,6 +49,8 @@ impl Bug {
         Self::UndoLeavesArea,
         Self::ForgetsOrphans,
         Self::ReportsTheTime,
+        Self::IgnoresWindows,
+        Self::CatchesUpCutovers,
     ];
 }
 

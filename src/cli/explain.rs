@@ -9,7 +9,7 @@ use crate::cli::{Exit, answer};
 use crate::manifest::code::Code;
 use crate::manifest::diagnostic::Severity;
 use crate::manifest::document::{API_VERSION, Kind};
-use crate::manifest::schema::schema;
+use crate::manifest::schema::{given, schema};
 use crate::manifest::{nearest, shown};
 use crate::policy::{ConcernPage, concerns};
 
@@ -154,6 +154,12 @@ fn list_fields(node: &Value, out: &mut String) {
 }
 
 fn values(node: &Value, out: &mut String) {
+    if let Some(examples) = node.get("examples").and_then(Value::as_array) {
+        out.push_str("\nEXAMPLES:\n");
+        for example in examples {
+            let _ = writeln!(out, "  {}", shown_example(example));
+        }
+    }
     let Some(values) = choices(node) else { return };
     out.push_str("\nVALUES:\n");
     for (value, meaning) in values {
@@ -161,27 +167,25 @@ fn values(node: &Value, out: &mut String) {
     }
 }
 
-/// Returns the constants that a value may have, with what they mean.
-fn choices(node: &Value) -> Option<Vec<(&str, String)>> {
-    let branches = inner(node).get("oneOf")?.as_array()?;
-    branches
-        .iter()
-        .map(|branch| Some((branch.get("const")?.as_str()?, description(branch))))
-        .collect()
+/// Writes an example as it stands in a manifest.
+fn shown_example(example: &Value) -> String {
+    match example {
+        Value::String(text) => text.replace('\n', "\n  "),
+        example => example.to_string(),
+    }
+}
+
+/// Returns the words that a value may be, with what they mean.
+fn choices(node: &Value) -> Option<Vec<(&str, &str)>> {
+    let list = |key: &str| inner(node).get(key).and_then(Value::as_array);
+    let (words, meanings) = (list("enum")?.iter(), list("markdownEnumDescriptions")?.iter());
+    words.zip(meanings).map(|(word, meaning)| Some((word.as_str()?, meaning.as_str()?))).collect()
 }
 
 /// Looks through "or nothing" and through lists to what a value is made of.
 fn inner(node: &Value) -> &Value {
-    let given = |node: &&Value| node.get("type").is_none_or(|kind| kind != "null");
-    if let Some(branches) = node.get("anyOf").and_then(Value::as_array)
-        && let Some(branch) = branches.iter().find(given)
-    {
-        return inner(branch);
-    }
-    match node.get("items") {
-        Some(items) => inner(items),
-        None => node,
-    }
+    let node = given(node);
+    node.get("items").map_or(node, inner)
 }
 
 fn fields(node: &Value) -> Vec<(&str, &Value)> {
@@ -263,6 +267,28 @@ mod tests {
                   What it is called on the target; its name, made an RFC 1123 label, where left out.
               targetPowerState <auto | on | off>
                   Overrides the plan's `targetPowerState`.
+              uuid <text>
+                  (Not supported yet) Its instance UUID.
+              hooks <list of fields>
+                  (Not supported yet) What runs before and after this VM, instead of the plan's hooks.
+              rootDisk <text>
+                  (Not supported yet) The disk that holds the root of the guest; found by looking into it where left out.
+              luks <text>
+                  (Not supported yet) Names a credential of the controller's settings that holds the keys of encrypted disks.
+              instanceType <text>
+                  (Not supported yet) An instance type of KubeVirt, instead of the VM's own CPUs and memory.
+              disks <list of fields>
+                  (Not supported yet) What is different for single disks.
+              networks <list of fields>
+                  (Not supported yet) What is different for single network cards.
+              labels <names and texts>
+                  (Not supported yet) Labels of the VM on the target, besides the plan's.
+              cpu <number>
+                  (Not supported yet) How many CPUs it gets on the target.
+              memory <text>
+                  (Not supported yet) How much memory it gets on the target, as `8Gi`.
+              patch <names and texts>
+                  (Not supported yet) A merge patch of its definition on the target.
         "#]].assert_eq(&page("Plan.vms").unwrap());
         expect![[r#"
             KIND:     Plan
@@ -290,7 +316,7 @@ mod tests {
             nothing is called `Plam`; did you mean `Plan`?
             Plan.vms has no field `nmae`; did you mean `name`?
             Plan.spec.vms.name has no fields
-            Plan has no field `colour`; it has description, provider, map, type, vms, targetPowerState, skipGuestConversion, shutdown, verify, onFailure, archived
+            Plan has no field `colour`; it has description, provider, map, type, vms, targetPowerState, skipGuestConversion, window, shutdown, verify, onFailure, archived, select, hooks, targetNamespace, preserveStaticIPs, migrateSharedDisks, pvcNameTemplate, volumeNameTemplate, networkNameTemplate, targetLabels, targetNodeSelector, targetAffinity, precopy, fence, wave, dependsOn
             nothing is called `vm.disk.none`; did you mean `vm.disks.none`?
             nothing is called `zzzzzz`; `ferry explain` lists what there is
         "#]].assert_eq(&refused.concat());

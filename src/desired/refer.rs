@@ -1,6 +1,7 @@
 //! Finds documents by kind and name: the one that a reference means, or why there is none.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::manifest::code::Code;
 use crate::manifest::diagnostic::{Finding, Place};
@@ -16,7 +17,7 @@ const REPEATED_MAX: usize = 10;
 /// A document that counts, and what stands against all that uses it.
 #[derive(Clone, Debug)]
 pub(crate) struct Item<'a> {
-    pub(crate) manifest: &'a Manifest,
+    pub(crate) manifest: &'a Arc<Manifest>,
     /// What else stands against it: the file around it is broken.
     pub(crate) bars: Vec<Finding>,
 }
@@ -111,5 +112,10 @@ pub(crate) fn kind_of(spec: &Spec) -> Kind {
         Spec::StorageMapping(_) => Kind::StorageMapping,
         Spec::Plan(_) => Kind::Plan,
         Spec::Migration(_) => Kind::Migration,
+        Spec::CutoverWindow(_) => Kind::CutoverWindow,
+        Spec::Policy(_) => Kind::Policy,
+        Spec::Host(_) => Kind::Host,
+        Spec::Provisioner(_) => Kind::Provisioner,
+        Spec::Hook(_) => Kind::Hook,
     }
 }

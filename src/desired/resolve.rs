@@ -1,10 +1,14 @@
 //! The steps from documents to [`Wanted`]: index, providers, plans, names on the targets, migrations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
+use crate::desired::memo::Memo;
 use crate::desired::refer::{Index, Item, kind_of};
+use crate::desired::windows::{self, Bounds, Calendars};
 use crate::desired::{Desired, Network, PlanWanted, Request, Selector, Site, VmWanted, Wanted};
 use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
+use crate::domain::window::Calendar;
 use crate::manifest::diagnostic::{Finding, Place};
 use crate::manifest::document::{
     Kind, Manifest, Migration, NetworkMapping, Plan, PlanType, PlanVm, Provider, ProviderPair,
@@ -26,12 +30,19 @@ pub struct FileVersions<'a> {
 /// file that is not whole the last good documents stay, so that nothing in flight is undone, and each VM that they speak of
 /// gets a critical finding, so that nothing new starts.
 pub fn load(files: &[FileVersions<'_>]) -> Wanted {
+    load_with(files, &mut Memo::default())
+}
+
+/// As [`load`], which it equals whatever the memo holds.
+pub fn load_with(files: &[FileVersions<'_>], memo: &mut Memo) -> Wanted {
     let mut items = Vec::new();
     let mut broken = Vec::new();
     let mut findings = Vec::new();
+    let mut closed = Vec::new();
     for FileVersions { now, last_good } in files {
         findings.extend(now.findings.iter().cloned());
         broken.extend(&now.broken);
+        closed.extend(windows::closed(now, *last_good));
         let bars = if now.whole() { Vec::new() } else { bar(now) };
         let stays = last_good.filter(|_| !now.whole()).map_or(&[][..], |file| &file.documents);
         let mut known = HashSet::new();
@@ -56,18 +67,7 @@ pub fn load(files: &[FileVersions<'_>]) -> Wanted {
             }
         }
     }
-    wanted(&items, &broken, findings)
-}
-
-/// Makes out what documents want that all could be read.
-pub fn resolve(manifests: &[Manifest]) -> Wanted {
-    let own = |manifest: &Manifest| {
-        manifest.findings.iter().map(|(_, finding)| finding.clone()).collect::<Vec<_>>()
-    };
-    let findings = manifests.iter().flat_map(own).collect();
-    let items: Vec<Item<'_>> =
-        manifests.iter().map(|manifest| Item { manifest, bars: Vec::new() }).collect();
-    wanted(&items, &[], findings)
+    Wanted { closed, ..wanted(&items, &broken, findings, memo) }
 }
 
 /// Makes an RFC 1123 label of a VM's name: lower-case, `-` for what a label cannot hold, at most 63 characters. `None` where
@@ -94,7 +94,12 @@ fn bar(file: &ParsedFile) -> Vec<Finding> {
     first.map(|place| reference::file_broken(place.clone(), place)).into_iter().collect()
 }
 
-fn wanted(items: &[Item<'_>], broken: &[&Broken], findings: Vec<Finding>) -> Wanted {
+fn wanted(
+    items: &[Item<'_>],
+    broken: &[&Broken],
+    findings: Vec<Finding>,
+    memo: &mut Memo,
+) -> Wanted {
     let mut wanted = Wanted { findings, ..Wanted::default() };
     let mut index = |kind| Index::new(kind, items, broken, &mut wanted.findings);
     let mut resolver = Resolver {
@@ -102,9 +107,12 @@ fn wanted(items: &[Item<'_>], broken: &[&Broken], findings: Vec<Finding>) -> Wan
         networks: index(Kind::NetworkMapping),
         storages: index(Kind::StorageMapping),
         plans: index(Kind::Plan),
+        windows: index(Kind::CutoverWindow),
         pools: HashMap::new(),
+        calendars: Calendars::default(),
     };
     let migrations = index(Kind::Migration);
+    let policies = index(Kind::Policy);
     for item in resolver.providers.items() {
         if let Spec::Provider(provider) = &item.manifest.spec
             && let Some(site) = site(provider)
@@ -113,13 +121,34 @@ fn wanted(items: &[Item<'_>], broken: &[&Broken], findings: Vec<Finding>) -> Wan
         }
     }
     resolver.mappings(items, &mut wanted.findings);
+    for item in resolver.windows.items() {
+        if let Spec::CutoverWindow(window) = &item.manifest.spec {
+            let bounds = Bounds::of(item.manifest, window, &mut wanted.findings);
+            if let Ok(window) = &bounds.window {
+                wanted.windows.insert(window.name.clone(), window.clone());
+            }
+            resolver.calendars.bounds.push(bounds);
+        }
+    }
+    for item in policies.items() {
+        if let Spec::Policy(policy) = &item.manifest.spec {
+            windows::policy(item.manifest, policy, &mut wanted);
+        }
+    }
     let plans: Vec<Item<'_>> = resolver.plans.items().cloned().collect();
+    memo.begin(items, broken);
     for item in &plans {
         if let Spec::Plan(plan) = &item.manifest.spec {
-            let planned = resolver.plan(item, plan, &mut wanted.findings);
+            let planned = memo.known(item).unwrap_or_else(|| {
+                let before = wanted.findings.len();
+                let planned = Arc::new(resolver.plan(item, plan, &mut wanted.findings));
+                memo.keep(item, &planned, wanted.findings.len() > before);
+                planned
+            });
             wanted.plans.insert(PlanName::new(&item.manifest.name), planned);
         }
     }
+    memo.end();
     name_targets(&mut wanted);
     let migrations: Vec<Item<'_>> = migrations.items().cloned().collect();
     request(&migrations, &mut resolver.plans, &mut wanted);
@@ -131,10 +160,14 @@ fn wanted(items: &[Item<'_>], broken: &[&Broken], findings: Vec<Finding>) -> Wan
 }
 
 fn site(provider: &Provider) -> Option<Site> {
-    let Provider { kind, ova, local } = provider;
+    let Provider { kind, ova, local, .. } = provider;
     match kind {
-        ProviderType::Ova => ova.as_ref().map(|ova| Site::Ova { path: ova.path.clone() }),
-        ProviderType::Local => local.as_ref().map(|local| Site::Local { path: local.path.clone() }),
+        ProviderType::Ova => ova.as_ref().map(|ova| Site::Ova { path: ova.path.as_str().into() }),
+        ProviderType::Local => {
+            local.as_ref().map(|local| Site::Local { path: local.path.as_str().into() })
+        }
+        // What they ask for is a finding.
+        ProviderType::Vsphere | ProviderType::Kubevirt => None,
     }
 }
 
@@ -143,6 +176,9 @@ struct Resolver<'a> {
     networks: Index<'a>,
     storages: Index<'a>,
     plans: Index<'a>,
+    windows: Index<'a>,
+    /// The windows, made out.
+    calendars: Calendars<'a>,
     /// What is wrong with the entries of each network mapping, by the mapping's name.
     pools: HashMap<&'a str, Vec<Finding>>,
 }
@@ -153,7 +189,7 @@ struct Shared<'a> {
     manifest: &'a Manifest,
     source: Option<Site>,
     target: Option<Site>,
-    networks: Option<BTreeMap<String, Network>>,
+    networks: Option<Arc<BTreeMap<String, Network>>>,
     timeout_s: Option<u32>,
     findings: Vec<Finding>,
 }
@@ -170,7 +206,14 @@ impl<'a> Resolver<'a> {
                     &mapping.provider
                 }
                 Spec::StorageMapping(mapping) => &mapping.provider,
-                Spec::Provider(_) | Spec::Plan(_) | Spec::Migration(_) => continue,
+                Spec::Provider(_)
+                | Spec::Plan(_)
+                | Spec::Migration(_)
+                | Spec::CutoverWindow(_)
+                | Spec::Policy(_)
+                | Spec::Host(_)
+                | Spec::Provisioner(_)
+                | Spec::Hook(_) => continue,
             };
             let mut bars = Vec::new();
             self.pair(manifest, provider, &mut bars, findings);
@@ -234,6 +277,7 @@ impl<'a> Resolver<'a> {
             findings.push(finding.clone());
             bars.push(finding);
         }
+        let calendar = self.calendar(manifest, plan, &mut bars, findings);
         let timeout_s = duration_s(&plan.shutdown.timeout);
         let shared = Shared { plan, manifest, source, target, networks, timeout_s, findings: bars };
         PlanWanted {
@@ -242,9 +286,25 @@ impl<'a> Resolver<'a> {
             target: plan.provider.destination.clone(),
             kind: plan.kind,
             archived: plan.archived,
+            calendar,
             place: manifest.place.clone(),
             vms: entries(&shared, findings),
         }
+    }
+
+    /// Joins the window that a plan names and those that pick it.
+    fn calendar(
+        &mut self,
+        manifest: &Manifest,
+        plan: &Plan,
+        bars: &mut Vec<Finding>,
+        new: &mut Vec<Finding>,
+    ) -> Arc<Calendar> {
+        let named = plan.window.as_deref();
+        if let Some(name) = named {
+            self.windows.follow(name, manifest.place_of("/spec/window"), bars, new);
+        }
+        self.calendars.of(named, &manifest.labels)
     }
 
     /// Follows the mappings of a plan and returns what becomes of the networks.
@@ -254,7 +314,7 @@ impl<'a> Resolver<'a> {
         plan: &Plan,
         bars: &mut Vec<Finding>,
         new: &mut Vec<Finding>,
-    ) -> Option<BTreeMap<String, Network>> {
+    ) -> Option<Arc<BTreeMap<String, Network>>> {
         if let Some(name) = &plan.map.storage {
             let place = manifest.place_of("/spec/map/storage");
             if let Some(item) = self.storages.follow(name, place.clone(), bars, new)
@@ -269,12 +329,12 @@ impl<'a> Resolver<'a> {
         let Spec::NetworkMapping(mapping) = &item.manifest.spec else { return None };
         same_pair(Kind::NetworkMapping, &mapping.provider, plan, (name, place), bars, new);
         bars.extend(self.pools.get(name.as_str()).into_iter().flatten().cloned());
-        let networks = mapping.map.iter().map(|entry| {
+        let networks = mapping.map.iter().filter_map(|entry| {
             let network =
                 Network { kind: entry.destination.kind, name: entry.destination.name.clone() };
-            (entry.source.name.clone(), network)
+            Some((entry.source.name.clone()?, network))
         });
-        Some(networks.collect())
+        Some(Arc::new(networks.collect()))
     }
 }
 
@@ -300,9 +360,11 @@ fn pools(manifest: &Manifest, mapping: &NetworkMapping) -> Vec<Finding> {
     let mut names = HashSet::new();
     let mut findings = Vec::new();
     for (index, entry) in mapping.map.iter().enumerate() {
-        if !names.insert(entry.source.name.as_str()) {
+        if let Some(name) = &entry.source.name
+            && !names.insert(name)
+        {
             let place = manifest.place_of(&format!("/spec/map/{index}/source/name"));
-            findings.push(reference::pool(place, &entry.source.name));
+            findings.push(reference::pool(place, name));
         }
     }
     findings
@@ -322,7 +384,8 @@ fn entries(shared: &Shared<'_>, findings: &mut Vec<Finding>) -> Vec<VmWanted> {
     for (index, vm) in plan.vms.iter().enumerate() {
         let index = index.to_string();
         let place = manifest.place_of(&format!("/spec/vms/{index}"));
-        let name = vm.name.as_ref().or(vm.id.as_ref()).map_or("", String::as_str);
+        let name = vm.name.as_ref().or(vm.id.as_ref()).or(vm.uuid.as_ref());
+        let name = name.map_or("", String::as_str);
         let first = *seen.entry(name).or_insert(vms.len());
         if let Some(first) = vms.get_mut(first) {
             findings.push(reference::vm_twice(place.clone(), name, &first.place));
@@ -358,7 +421,7 @@ fn entry(
         findings.push(finding);
     }
     let desired = match (source, target, timeout_s) {
-        (Some(source_site), Some(target_site), Some(timeout_s)) => Some(Desired {
+        (Some(source_site), Some(target_site), Some(timeout_s)) => Some(Arc::new(Desired {
             key: key.clone(),
             place: place.clone(),
             source: ProviderName::new(&plan.provider.source),
@@ -378,7 +441,7 @@ fn entry(
             shutdown_force: plan.shutdown.force,
             verify: plan.verify,
             on_failure: plan.on_failure,
-        }),
+        })),
         _ => None,
     };
     VmWanted { key, place, entry: entry_digest(vm), desired, findings }
@@ -393,7 +456,7 @@ fn entry_digest(vm: &PlanVm) -> Digest {
 
 /// No two VMs may have one name on one target. Archived plans move nothing and take no name.
 fn name_targets(wanted: &mut Wanted) {
-    let mut taken: BTreeMap<(Site, TargetName), (PlanName, usize)> = BTreeMap::new();
+    let mut taken: HashMap<(Site, TargetName), (PlanName, usize)> = HashMap::new();
     let mut clashes = Vec::new();
     for (plan, planned) in wanted.plans.iter().filter(|(_, planned)| !planned.archived) {
         for (index, vm) in planned.vms.iter().enumerate() {
@@ -415,7 +478,8 @@ fn name_targets(wanted: &mut Wanted) {
         for ((plan, index), here, other) in [(first, &one, &two), (second, &two, &one)] {
             let finding =
                 reference::target_name_taken(here.1.clone(), name.as_str(), &other.0, &other.1);
-            let vm = wanted.plans.get_mut(&plan).and_then(|planned| planned.vms.get_mut(index));
+            let planned = wanted.plans.get_mut(&plan).map(Arc::make_mut);
+            let vm = planned.and_then(|planned| planned.vms.get_mut(index));
             if let Some(vm) = vm
                 && vm.findings.iter().all(|known| known.code != finding.code)
             {
@@ -437,11 +501,14 @@ fn request(items: &[Item<'_>], plans: &mut Index<'_>, wanted: &mut Wanted) {
         plans.follow(&migration.plan, place, &mut ignored, &mut wanted.findings);
         running.entry(&migration.plan).or_default().push(manifest);
         let own = manifest.findings.iter().map(|(_, finding)| finding);
-        let bars: Vec<Finding> = own.chain(&item.bars).cloned().collect();
+        let mut bars: Vec<Finding> = own.chain(&item.bars).cloned().collect();
+        let cutovers = windows::cutovers(manifest, migration, &mut bars, &mut wanted.findings);
         if let Some(planned) = wanted.plans.get_mut(&plan) {
             let names = names(manifest, migration, planned);
             wanted.findings.extend(names.iter().cloned());
-            for vm in &mut planned.vms {
+            // A plan that nothing is said about stays shared.
+            let planned = if bars.is_empty() { None } else { Some(Arc::make_mut(planned)) };
+            for vm in planned.into_iter().flat_map(|planned| &mut planned.vms) {
                 let known = vm.findings.len();
                 for bar in &bars {
                     if !vm.findings.iter().take(known).any(|finding| finding == bar) {
@@ -459,6 +526,8 @@ fn request(items: &[Item<'_>], plans: &mut Index<'_>, wanted: &mut Wanted) {
             plan,
             cancel,
             again,
+            cutover: cutovers.plan,
+            vm_cutover: cutovers.vms,
             digest: Digest::new(&manifest.digest),
             place: manifest.place.clone(),
         });
@@ -477,16 +546,21 @@ fn names(manifest: &Manifest, migration: &Migration, planned: &PlanWanted) -> Ve
     let known: BTreeSet<&str> = planned.vms.iter().map(|vm| vm.key.vm.as_str()).collect();
     let mut findings = Vec::new();
     let mut suggestions = 0;
-    for (field, names) in [("cancel", &migration.cancel), ("again", &migration.again)] {
-        for (index, name) in names.iter().enumerate() {
-            if known.contains(name.as_str()) {
-                continue;
-            }
-            suggestions += 1;
-            let near = if suggestions > 20 { None } else { nearest(name, known.iter().copied()) };
-            let place = manifest.place_of(&format!("/spec/{field}/{index}"));
-            findings.push(reference::vm_unknown(place, name, &migration.plan, near));
+    let list = |field: &'static str, names: &'_ [String]| {
+        let at = move |index: usize| format!("/spec/{field}/{index}");
+        names.iter().enumerate().map(|(index, name)| (at(index), name.clone())).collect::<Vec<_>>()
+    };
+    let timed = migration.vm_cutover.iter().enumerate();
+    let timed = timed.map(|(index, at)| (format!("/spec/vmCutover/{index}/vm"), at.vm.clone()));
+    let all = list("cancel", &migration.cancel).into_iter().chain(list("again", &migration.again));
+    for (pointer, name) in all.chain(timed) {
+        if known.contains(name.as_str()) {
+            continue;
         }
+        suggestions += 1;
+        let near = if suggestions > 20 { None } else { nearest(&name, known.iter().copied()) };
+        let place = manifest.place_of(&pointer);
+        findings.push(reference::vm_unknown(place, &name, &migration.plan, near));
     }
     let canceled: BTreeSet<&str> = migration.cancel.iter().map(String::as_str).collect();
     for (index, name) in migration.again.iter().enumerate() {

@@ -48,7 +48,9 @@ fn show(wanted: &Wanted) -> String {
         };
         let _ = writeln!(out, "{} -> {called} {codes:?}", vm.key);
     }
-    for Request { name, plan, cancel, again, digest: _, place: _ } in &wanted.requests {
+    for Request { name, plan, cancel, again, cutover: _, vm_cutover: _, digest: _, place: _ } in
+        &wanted.requests
+    {
         let list = |names: &BTreeSet<VmName>| {
             names.iter().map(VmName::as_str).collect::<Vec<_>>().join(",")
         };
@@ -76,16 +78,15 @@ fn defaults_are_filled_in_and_overrides_count() {
     );
     let wanted = load(&[now(&file)]);
     assert_eq!(wanted.findings, []);
-    assert_eq!(wanted, resolve(&file.documents));
     let vms = &wanted.plans[&PlanName::new("p")].vms;
-    let desired: Vec<&Desired> = vms.iter().map(|vm| vm.desired.as_ref().unwrap()).collect();
+    let desired: Vec<&Desired> = vms.iter().map(|vm| vm.desired.as_deref().unwrap()).collect();
     assert_eq!(desired[0].target_name, Some(TargetName::new("web-01")));
     assert_eq!(desired[1].target_name, Some(TargetName::new("z")));
     assert_eq!(desired[2].target_name, None);
     assert_eq!(desired[0].power, TargetPowerState::Auto);
     assert_eq!(desired[1].power, TargetPowerState::Off);
     assert_eq!(desired[1].selector, Selector::Id("ova:x/y".to_owned()));
-    assert_eq!(desired[0].source_site, Site::Ova { path: "/o".to_owned() });
+    assert_eq!(desired[0].source_site, Site::Ova { path: "/o".into() });
     assert_eq!((desired[0].shutdown_timeout_s, desired[0].networks.clone()), (600, None));
 }
 
@@ -94,7 +95,7 @@ fn an_entry_has_the_digest_of_its_own_fields() {
     let digests = |vms: &str| -> Vec<Digest> {
         let file = parse("p.yaml", &(sites() + &plan("p", vms)));
         let wanted = load(&[now(&file)]);
-        wanted.plans.into_values().flat_map(|plan| plan.vms).map(|vm| vm.entry).collect()
+        wanted.plans.values().flat_map(|plan| &plan.vms).map(|vm| vm.entry.clone()).collect()
     };
     let before = digests("{ name: a }, { name: b }");
     assert_eq!(before, digests("{ name: a }, # words\n    { 'name': \"b\" }"));
@@ -108,19 +109,19 @@ fn a_broken_thing_blocks_those_who_use_it_and_nobody_else() {
     let other = plan("other", "{ name: c }").replace("destination: dst", "destination: bad");
     let text = sites()
         + &provider("bad", "type: local, local: { path: /w }, tls: { ca: x }")
-        + &plan("good", "{ name: a }, { name: b, hooks: [] }")
+        + &plan("good", "{ name: a }, { name: b, hooks: [{ hook: h, step: PreHook }] }")
         + &other
-        + &plan("whole", "{ name: d }, { name: e }").replace("vms:", "window: night\n  vms:");
+        + &plan("whole", "{ name: d }, { name: e }").replace("vms:", "wave: 1\n  vms:");
     check(
         &text,
         expect![[r#"
-        good/a -> a []
-        good/b -> b ["FY0302"]
-        other/c -> c ["FY0302"]
-        whole/d -> d ["FY0302"]
-        whole/e -> e ["FY0302"]
-        3 findings
-    "#]],
+            good/a -> a []
+            good/b -> b ["FY0302"]
+            other/c -> c ["FY0302"]
+            whole/d -> d ["FY0302"]
+            whole/e -> e ["FY0302"]
+            3 findings
+        "#]],
     );
 }
 
@@ -188,17 +189,151 @@ fn what_is_not_supported_yet_blocks() {
         + &plan("warm", "{ name: a }").replace("vms:", "type: warm\n  vms:")
         + &plan("converted", "{ name: b }").replace("skipGuestConversion: true", "verify: full")
         + &plan("timed", "{ name: c }")
-        + &migration("m", "plan: timed, cutover: now");
+        + &migration("m", "plan: timed, rollback: [c]");
     check(
         &text,
         expect![[r#"
-        converted/b -> b ["FY0303"]
-        timed/c -> c ["FY0302"]
-        warm/a -> a ["FY0303"]
-        m runs timed cancel=[] again=[]
-        3 findings
-    "#]],
+            converted/b -> b ["FY0303"]
+            timed/c -> c ["FY0302"]
+            warm/a -> a ["FY0303"]
+            m runs timed cancel=[] again=[]
+            3 findings
+        "#]],
     );
+}
+
+/// One document of each kind with every field that is honoured, set to something.
+const ALL_FIELDS: &str = r#"
+- kind: Provider
+  metadata: { name: src }
+  spec: { type: ova, ova: { path: /o } }
+- kind: Provider
+  metadata: { name: dst }
+  spec: { type: local, local: { path: /v } }
+- kind: NetworkMapping
+  metadata: { name: nets }
+  spec:
+    provider: { source: src, destination: dst }
+    map:
+      - { source: { name: one }, destination: { type: pod } }
+      - { source: { name: two }, destination: { type: multus, name: bridge } }
+- kind: StorageMapping
+  metadata: { name: disks }
+  spec:
+    provider: { source: src, destination: dst }
+    map: []
+- kind: CutoverWindow
+  metadata: { name: night }
+  spec:
+    allow: [{ schedule: 0 22 * * 6, duration: 4h, timeZone: Europe/Berlin, description: d }]
+    deny: [{ schedule: 0 0 24 12 *, duration: 100h, timeZone: UTC, description: d }]
+- kind: CutoverWindow
+  metadata: { name: freeze }
+  spec:
+    deny: [{ schedule: 0 0 1 1 *, duration: 24h, timeZone: UTC }]
+    selector: { matchLabels: { tier: gold } }
+- kind: Policy
+  metadata: { name: risks }
+  spec:
+    severity: [{ concern: vm.firmware-unknown, category: Critical }]
+    waivers: [{ concern: vm.firmware-unknown, vm: p/a, reason: r, expires: "2027-12-31" }]
+- kind: Plan
+  metadata: { name: p, labels: { tier: gold } }
+  spec:
+    description: d
+    provider: { source: src, destination: dst }
+    map: { network: nets, storage: disks }
+    type: cold
+    targetPowerState: "on"
+    skipGuestConversion: true
+    window: night
+    shutdown: { timeout: 20m, force: true }
+    verify: full
+    onFailure: delete
+    archived: false
+    vms:
+      - { name: a, targetName: aa, targetPowerState: "off" }
+      - { id: "ova:h/s" }
+- kind: Migration
+  metadata: { name: m }
+  spec:
+    plan: p
+    cutover: 2027-11-28T22:00:00+01:00
+    vmCutover: [{ vm: a, cutover: now }]
+    cancel: [a]
+    again: [ova:h/s]
+"#;
+
+/// Lists the values that have none inside.
+fn leaves(value: &serde_json::Value, pointer: String, out: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| leaves(value, format!("{pointer}/{name}"), out));
+        }
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            let items = items.iter().enumerate();
+            items.for_each(|(at, value)| leaves(value, format!("{pointer}/{at}"), out));
+        }
+        _ => out.push(pointer),
+    }
+}
+
+/// Safety rule 7: each field that is honoured changes what is wanted, or is found. The values are those that some field
+/// can have; one that changes nothing in any of them is ignored.
+#[test]
+fn nothing_that_is_written_is_ignored() {
+    let documents: Vec<serde_json::Value> = serde_yaml::from_str(ALL_FIELDS).unwrap();
+    let read = |documents: &[serde_json::Value]| {
+        let texts = documents.iter().map(|document| {
+            let mut document = document.clone();
+            document["apiVersion"] = "ferry.dev/v1alpha1".into();
+            document.to_string()
+        });
+        let text = texts.collect::<Vec<_>>().join("\n---\n");
+        let file = parse("all.yaml", &text);
+        let mut wanted = load(&[now(&file)]);
+        let findings = std::mem::take(&mut wanted.findings).len();
+        (wanted, findings, file.whole())
+    };
+    let (whole, findings, readable) = read(&documents);
+    assert_eq!((findings, readable), (0, true), "{whole:?}");
+    let others = [
+        "x",
+        "1h",
+        "ignored",
+        "Warning",
+        "warm",
+        "auto",
+        "none",
+        "keep",
+        "never",
+        "local",
+        "UTC",
+        "0 1 * * *",
+        "2028-12-31",
+    ];
+    let others = others.map(serde_json::Value::from).into_iter();
+    let others: Vec<_> =
+        others.chain([true.into(), false.into(), serde_json::json!(["a"])]).collect();
+    for (at, document) in documents.iter().enumerate() {
+        let mut pointers = Vec::new();
+        leaves(&document["spec"], "/spec".to_owned(), &mut pointers);
+        // It stays empty: whatever else stands there is found.
+        pointers.retain(|pointer| document["kind"] != "StorageMapping" || pointer != "/spec/map");
+        // Another type of these needs other fields.
+        let owner = |pointer: &str| document.pointer(pointer.strip_suffix("/type")?);
+        pointers
+            .retain(|pointer| owner(pointer).is_none_or(|it| it.as_object().unwrap().len() != 2));
+        for pointer in pointers {
+            let matters = others.iter().any(|other| {
+                let mut changed = documents.clone();
+                *changed[at].pointer_mut(&pointer).unwrap() = other.clone();
+                let (wanted, findings, readable) = read(&changed);
+                readable && (findings > 0 || wanted != whole)
+            });
+            assert!(matters, "{pointer} of {} is ignored", document["kind"]);
+        }
+    }
 }
 
 #[test]

@@ -2,23 +2,26 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::planted::{Bug, planted};
 
-/// Declares a newtype over `String` that is written and read as that string.
+/// Declares a newtype over a text that is written and read as that text. What was read once is shared from then on: a pass
+/// over ten thousand VMs copies no text.
 macro_rules! string_id {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Takes the text as it is.
-            pub fn new(text: impl Into<String>) -> Self {
-                Self(text.into())
+            pub fn new(text: impl AsRef<str>) -> Self {
+                Self(text.as_ref().into())
             }
 
             /// Returns the text.
@@ -67,7 +70,7 @@ impl Token {
         let step = if planted(Bug::OneTokenForAllSteps) { "" } else { step };
         let text = format!("{journal}\n{run}\n{step}");
         let hash = blake3::derive_key("ferry 2026 step token", text.as_bytes());
-        Self(hex::encode(&hash[..12]))
+        Self::new(hex::encode(&hash[..12]))
     }
 }
 
@@ -78,17 +81,17 @@ pub enum SourceVm {
     /// `about.instanceUuid` of the vCenter (of an ESXi host its hardware UUID) and the VM's `instanceUuid`.
     Vsphere {
         /// The server's UUID.
-        server: String,
+        server: Arc<str>,
         /// The VM's instance UUID.
-        vm: String,
+        vm: Arc<str>,
     },
-    /// The hash of the archive's `.ovf` and `.mf` as stored (of the whole file where it has no `.mf`) and the id of the
+    /// The hash of the export's `.ovf` and `.mf` as stored (of all its bytes where it has no `.mf`) and the id of the
     /// virtual system within.
     Ova {
         /// SHA-256 in hexadecimal.
-        archive: String,
+        archive: Arc<str>,
         /// `ovf:id` of the `VirtualSystem`.
-        system: String,
+        system: Arc<str>,
     },
 }
 
@@ -114,8 +117,8 @@ impl FromStr for SourceVm {
         let (kind, rest) = text.split_once(':').ok_or_else(refused)?;
         let (first, second) = rest.split_once('/').ok_or_else(refused)?;
         match kind {
-            "vsphere" => Ok(Self::Vsphere { server: first.to_owned(), vm: second.to_owned() }),
-            "ova" => Ok(Self::Ova { archive: first.to_owned(), system: second.to_owned() }),
+            "vsphere" => Ok(Self::Vsphere { server: first.into(), vm: second.into() }),
+            "ova" => Ok(Self::Ova { archive: first.into(), system: second.into() }),
             _ => Err(refused()),
         }
     }
@@ -134,7 +137,9 @@ impl<'de> Deserialize<'de> for SourceVm {
 }
 
 /// One VM of one plan, as people speak of it: `PLAN/VM`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct VmKey {
     /// The plan.

@@ -4,14 +4,29 @@ use std::fmt;
 use std::ops::{Add, AddAssign};
 
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Displayed in binary units with one decimal, in sums and sizes alike.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
+
+/// How many bytes a second an estimate reckons with, until copies were measured: what a gigabit link carries.
+pub const COPY_RATE: Bytes = Bytes::mib(110);
 
 impl Bytes {
     /// Counts mebibytes.

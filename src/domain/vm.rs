@@ -29,12 +29,28 @@ pub enum Firmware {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "value")]
 pub enum Checksum {
-    /// SHA-256 of the stored file, in hexadecimal.
+    /// SHA-1 of the stored file, in hexadecimal.
+    Sha1(String),
+    /// SHA-256 of it.
     Sha256(String),
+    /// SHA-512 of it.
+    Sha512(String),
     /// There is one, by a method that is not checked yet (its name).
     Unchecked(String),
     /// The source has none.
     Absent,
+}
+
+impl Checksum {
+    /// Returns the method's name and the hash, where it can be checked.
+    pub fn stated(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Sha1(hash) => Some(("SHA-1", hash)),
+            Self::Sha256(hash) => Some(("SHA-256", hash)),
+            Self::Sha512(hash) => Some(("SHA-512", hash)),
+            Self::Unchecked(_) | Self::Absent => None,
+        }
+    }
 }
 
 /// How a source stores a disk.
@@ -133,5 +149,10 @@ impl Vm {
     /// Returns what all disks hold as the guest sees them.
     pub fn capacity(&self) -> Bytes {
         self.disks.iter().map(|disk| disk.capacity).sum()
+    }
+
+    /// Returns how much is read to copy it: what is stored, of each disk of which that is known.
+    pub fn to_copy(&self) -> Bytes {
+        self.disks.iter().map(|disk| disk.stored.unwrap_or(disk.capacity)).sum()
     }
 }

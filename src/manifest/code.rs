@@ -114,6 +114,18 @@ codes! {
         "Canceling counts. To repeat it, take it out of `cancel`.";
     FileBroken = "FY0412", "The entry stands in a file that is broken.",
         "The last good version of the file counts, so that nothing in flight is undone, and nothing new starts from it. Mend the file.";
+    WindowRule = "FY0413", "A rule of a window cannot be used.",
+        "A rule is a cron expression of five fields (minute hour day month weekday), a duration of at most seven days and a time zone of the IANA database. A window with a rule that cannot be used is closed, and so is every plan that it bounds.";
+    CutoverTime = "FY0414", "There is no such time.",
+        "The day or the hour does not exist. Write a time with its offset, as `2026-11-28T22:00:00+01:00`, or `now`.";
+    Expiry = "FY0415", "There is no such day.",
+        "Every waiver says until when it counts: the last day (UTC), as `2026-12-31`.";
+    ConcernUnknown = "FY0416", "No rule has such a concern.",
+        "`ferry explain` lists the concerns. A policy that weighs or waives one that does not exist changes nothing.";
+    Unwaivable = "FY0417", "A concern cannot be weighed or waived.",
+        "It does not tell of a risk that somebody could take: what it speaks of is missing, ambiguous, in use or not supported. Mend that instead.";
+    WaiverUnused = "FY0418", "A waiver names no VM.",
+        "No plan has such a VM, so the waiver changes nothing. Remove it, or mend the name: `PLAN/VM`, or the VM's name in any plan.";
 }
 
 impl Code {

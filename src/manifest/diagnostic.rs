@@ -1,15 +1,19 @@
 //! A finding: what is wrong with a manifest or a VM, where it stands, and what to do about it.
 
 use std::fmt;
+use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where in the repository something stands. Lines and columns count from 1, columns in characters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// The file's path in the repository, below the configured folder.
-    pub file: String,
+    pub file: Arc<str>,
     /// The line; 0 where the whole file is meant.
     pub line: u32,
     /// The column.
@@ -26,7 +30,9 @@ impl fmt::Display for Place {
 }
 
 /// How much a finding weighs, in the words of the field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Severity {
     /// Blocks what it speaks of.
     Critical,
@@ -47,7 +53,9 @@ impl fmt::Display for Severity {
 }
 
 /// A diagnostic of a manifest or a concern about a VM, with its place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
     /// Stable: `FY…` for manifests, a dotted name (`ova.manifest.missing`) for concerns.

@@ -1,11 +1,14 @@
-//! Edits manifests in place: a new `Migration` for a plan, a VM that a `Migration` cancels.
+//! Edits manifests in place: a new `Migration` for a plan, a VM that a `Migration` cancels, the time of a cutover.
 //!
 //! # Guarantees
-//! - Only bytes are added, at one place; every comment, blank line and quotation mark stays.
+//! - Bytes are added at one place, or one value is replaced; every comment, blank line and quotation mark beside it stays.
 //! - The result was parsed again and says exactly what it said before, plus what was asked for. Where the text is laid out so
 //!   that this cannot be reached, nothing is changed and the error says what to write by hand.
 
+mod cutover;
 mod tree;
+
+pub use cutover::with_cutover;
 
 use crate::manifest::document::API_VERSION;
 use tree::{Node, Value, parse};
@@ -30,6 +33,16 @@ pub enum EditError {
     /// It holds no such `Migration`.
     #[error("it holds no Migration `{0}`")]
     NoMigration(String),
+    /// It is laid out in a way that a time cannot be written into.
+    #[error(
+        "its layout cannot be edited; write by hand: `{by_hand}` into the `spec` of `{migration}`"
+    )]
+    LayoutOf {
+        /// The migration.
+        migration: String,
+        /// What to write.
+        by_hand: String,
+    },
     /// It is laid out in a way that cannot be added to.
     #[error("its layout cannot be edited; write by hand: `cancel: [{}]` into the `spec` of `{migration}`", vms.join(", "))]
     Layout {

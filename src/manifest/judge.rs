@@ -1,15 +1,17 @@
 //! One document is judged by the schema of its kind; each error is told at the place of the key or value that has to change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jsonschema::JsonType;
 use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind};
 use serde_json::Value;
 
 use crate::manifest::diagnostic::{Finding, Place};
-use crate::manifest::document::{API_VERSION, Kind, Manifest};
+use crate::manifest::document::{API_VERSION, Kind, Manifest, Metadata, Spec};
 use crate::manifest::parse::Broken;
 use crate::manifest::tree::{Tree, below};
+use crate::manifest::unsupported::Unsupported;
 use crate::manifest::{message, schema, suggest, unsupported};
 
 /// A document as far as it could be made out.
@@ -33,13 +35,16 @@ pub(crate) fn judge(file: &str, tree: Tree, digest: String) -> Judged {
     let Judge { findings, unsupported, .. } = judge;
     let named = |pointer: &str| tree.value.pointer(pointer).and_then(Value::as_str);
     match read {
-        Some((name, spec)) if tree.findings.is_empty() => {
-            let at = |(line, column)| Place { file: file.to_owned(), line, column };
+        Some((metadata, spec)) if tree.findings.is_empty() => {
+            let shared: Arc<str> = file.into();
+            let at = |(line, column)| Place { file: shared.clone(), line, column };
             let places = tree.spots.iter().map(|(path, spot)| (path.clone(), at(spot.value)));
             let places: BTreeMap<String, Place> = places.collect();
             let findings = unsupported.into_iter().zip(findings).collect();
+            let Metadata { name, labels, annotations: _ } = metadata;
             Judged::Good(Box::new(Manifest {
                 name,
+                labels,
                 spec,
                 place: at(tree.start),
                 places,
@@ -50,7 +55,7 @@ pub(crate) fn judge(file: &str, tree: Tree, digest: String) -> Judged {
         _ => Judged::Broken(Broken {
             kind: named("/kind").map(str::to_owned),
             name: named("/metadata/name").map(str::to_owned),
-            place: Place { file: file.to_owned(), line: tree.start.0, column: tree.start.1 },
+            place: Place { file: file.into(), line: tree.start.0, column: tree.start.1 },
             findings: tree.findings.into_iter().chain(findings).collect(),
         }),
     }
@@ -67,7 +72,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn read(&mut self) -> Option<(String, crate::manifest::document::Spec)> {
+    fn read(&mut self) -> Option<(Metadata, Spec)> {
         let value = &self.tree.value;
         if !value.is_object() {
             let found = kind_of(value);
@@ -76,16 +81,11 @@ impl Judge<'_> {
         }
         self.secrets(value, "");
         let kind = self.kind()?;
-        let mut value = value.clone();
         let mut usable = self.said.is_empty();
-        for pointer in unsupported::take(kind, &mut value) {
-            if self.said.insert(pointer.clone()) {
-                let field = last(&pointer);
-                self.findings.push(message::field_unsupported(self.key_place(&pointer), &field));
-                self.unsupported.push(pointer);
-            }
+        for unsupported in unsupported::find(schema::schema(kind), value) {
+            self.unsupported(kind, value, unsupported);
         }
-        for error in schema::validator(kind).iter_errors(&value) {
+        for error in schema::validator(kind).iter_errors(value) {
             usable = false;
             let before = self.findings.len();
             self.explain(kind, &error);
@@ -96,20 +96,43 @@ impl Judge<'_> {
             });
         }
         if !usable {
-            if self.findings.is_empty() {
+            if self.findings.is_empty() && self.tree.findings.is_empty() {
                 let place = self.at(self.tree.start);
                 self.findings.push(message::format(place, "the document", "its schema says"));
             }
             return None;
         }
-        match schema::typed(kind, value) {
-            Ok((metadata, spec)) => Some((metadata.name, spec)),
+        match schema::typed(kind, value.clone()) {
+            Ok(read) => Some(read),
             Err(error) => {
                 let place = self.at(self.tree.start);
                 self.findings.push(message::unreadable(place, &error.to_string()));
                 None
             }
         }
+    }
+
+    fn unsupported(&mut self, kind: Kind, document: &Value, unsupported: Unsupported<'_>) {
+        let (pointer, finding) = match unsupported {
+            Unsupported::Kind => {
+                let finding = message::kind_unsupported(self.place("/kind"), kind.as_str());
+                ("/kind".to_owned(), finding)
+            }
+            Unsupported::Field(pointer, instead) => {
+                let finding =
+                    message::field_unsupported(self.key_place(&pointer), &last(&pointer), instead);
+                (pointer, finding)
+            }
+            Unsupported::Value(pointer, instead) => {
+                let word = document.pointer(&pointer).and_then(Value::as_str).unwrap_or_default();
+                let owner = owner(&pointer);
+                let place = self.place(&pointer);
+                let finding = message::value_unsupported(place, &owner, word, instead);
+                (pointer, finding)
+            }
+        };
+        self.findings.push(finding);
+        self.unsupported.push(pointer);
     }
 
     /// Returns the kind, where it is one that is honoured.
@@ -137,11 +160,7 @@ impl Judge<'_> {
             return (!refused).then_some(kind);
         }
         let place = self.place("/kind");
-        self.findings.push(if unsupported::KINDS.contains(&kind) {
-            message::kind_unsupported(place, kind)
-        } else {
-            message::kind_unknown(place, kind, nearest_kind(kind))
-        });
+        self.findings.push(message::kind_unknown(place, kind, nearest_kind(kind)));
         None
     }
 
@@ -176,7 +195,9 @@ impl Judge<'_> {
 
     fn explain(&mut self, kind: Kind, error: &ValidationError<'_>) {
         let pointer = error.instance_path().as_str();
-        if self.said.contains(pointer) {
+        let place = self.place(pointer);
+        // A value that is no value already: what its schema says of it follows from that.
+        if self.said.contains(pointer) || self.tree.findings.iter().any(|f| f.place == place) {
             return;
         }
         let owner = owner(pointer);
@@ -185,11 +206,7 @@ impl Judge<'_> {
                 self.unknown_fields(kind, pointer, error.schema_path().as_str(), unexpected);
             }
             ValidationErrorKind::Required { property } => {
-                let field = property.as_str().unwrap_or_default();
-                if self.said.insert(below(pointer, field)) {
-                    let place = self.key_place(pointer);
-                    self.findings.push(message::field_missing(place, field, &owner));
-                }
+                self.missing(pointer, property.as_str().unwrap_or_default());
             }
             ValidationErrorKind::Type { kind: expected } => {
                 self.said.insert(pointer.to_owned());
@@ -204,7 +221,11 @@ impl Judge<'_> {
             }
             ValidationErrorKind::AnyOf { context }
             | ValidationErrorKind::OneOfNotValid { context } => {
-                self.alternatives(kind, pointer, error.instance(), context);
+                self.alternatives(kind, pointer, context);
+            }
+            ValidationErrorKind::Enum { options } => {
+                let words = options.as_array().into_iter().flatten().filter_map(Value::as_str);
+                self.choices(pointer, error.instance(), &words.collect::<Vec<_>>());
             }
             ValidationErrorKind::OneOfMultipleValid { .. } => {
                 let fields = schema::schema(kind).pointer(error.schema_path().as_str());
@@ -218,10 +239,13 @@ impl Judge<'_> {
                 let place = self.place(pointer);
                 self.findings.push(message::format(place, &owner, pattern_words(pattern)));
             }
-            ValidationErrorKind::MinLength { .. } | ValidationErrorKind::MaxLength { .. } => {
+            ValidationErrorKind::MinLength { .. }
+            | ValidationErrorKind::MaxLength { .. }
+            | ValidationErrorKind::Minimum { .. }
+            | ValidationErrorKind::Maximum { .. } => {
                 if self.said.insert(pointer.to_owned()) {
                     let place = self.place(pointer);
-                    self.findings.push(length(error.kind(), place, &owner));
+                    self.findings.push(bound(error.kind(), place, &owner));
                 }
             }
             _ => {
@@ -229,6 +253,13 @@ impl Judge<'_> {
                 let rule = format!("its schema's `{}` says", error.kind().keyword());
                 self.findings.push(message::format(place, &owner, &rule));
             }
+        }
+    }
+
+    fn missing(&mut self, pointer: &str, field: &str) {
+        if self.said.insert(below(pointer, field)) {
+            let place = self.key_place(pointer);
+            self.findings.push(message::field_missing(place, field, &owner(pointer)));
         }
     }
 
@@ -251,20 +282,8 @@ impl Judge<'_> {
     }
 
     /// Tells what is wrong where a value fits none of several shapes.
-    fn alternatives(
-        &mut self,
-        kind: Kind,
-        pointer: &str,
-        found: &Value,
-        context: &[Vec<ValidationError<'_>>],
-    ) {
+    fn alternatives(&mut self, kind: Kind, pointer: &str, context: &[Vec<ValidationError<'_>>]) {
         let here = |error: &ValidationError<'_>| error.instance_path().as_str() == pointer;
-        let choices: Vec<&str> =
-            context.iter().flatten().filter_map(|error| constant(error, here)).collect();
-        if !choices.is_empty() {
-            self.choices(kind, pointer, found, &choices);
-            return;
-        }
         // A branch that another `type` selects is not what was meant, nor is the one of a field that was left out.
         let branches: Vec<&Vec<ValidationError<'_>>> = context
             .iter()
@@ -279,38 +298,36 @@ impl Judge<'_> {
                     .iter()
                     .map(|branch| branch.iter().find_map(|error| required(error, here)))
                     .collect();
-                let stripped = |field: &&str| self.said.contains(&below(pointer, field));
-                let named_otherwise = self.said.contains(&below(pointer, "uuid"));
-                match needed {
-                    Some(fields) if !named_otherwise && !fields.iter().any(stripped) => {
-                        let place = self.place(pointer);
-                        self.findings.push(message::exactly_one(place, &owner(pointer), &fields));
+                match needed.as_deref() {
+                    Some([field, others @ ..]) if others.iter().all(|other| other == field) => {
+                        self.missing(pointer, field);
                     }
-                    Some(_) | None => {}
+                    Some(fields) => {
+                        let place = self.place(pointer);
+                        self.findings.push(message::exactly_one(place, &owner(pointer), fields));
+                    }
+                    None => {}
                 }
             }
         }
     }
 
-    fn choices(&mut self, kind: Kind, pointer: &str, found: &Value, choices: &[&str]) {
+    fn choices(&mut self, pointer: &str, found: &Value, choices: &[&str]) {
         if !self.said.insert(pointer.to_owned()) {
             return;
         }
         let (place, owner) = (self.place(pointer), owner(pointer));
         self.findings.push(match found.as_str() {
-            Some(word) => match unsupported::instead(kind, pointer, word) {
-                Some(instead) => message::value_unsupported(place, &owner, word, instead),
-                None => {
-                    let near = suggest::nearest(word, choices.iter().copied());
-                    message::choice(place, &owner, &message::shown(word), near, choices)
-                }
-            },
+            Some(word) => {
+                let near = suggest::nearest(word, choices.iter().copied());
+                message::choice(place, &owner, &message::shown(word), near, choices)
+            }
             None => message::choice(place, &owner, kind_of(found), None, choices),
         });
     }
 
     fn at(&self, (line, column): (u32, u32)) -> Place {
-        Place { file: self.file.to_owned(), line, column }
+        Place { file: self.file.into(), line, column }
     }
 
     /// Returns where a value stands, or what it would stand in.
@@ -339,7 +356,7 @@ impl Judge<'_> {
 
 /// Returns the kind that a word nearly means.
 pub(crate) fn nearest_kind(word: &str) -> Option<&'static str> {
-    suggest::nearest(word, Kind::ALL.map(Kind::as_str).into_iter().chain(unsupported::KINDS))
+    suggest::nearest(word, Kind::ALL.map(Kind::as_str))
 }
 
 /// Tells whether a key promises a secret.
@@ -428,12 +445,16 @@ fn kind_of(value: &Value) -> &'static str {
 fn pattern_words(pattern: &str) -> &'static str {
     if pattern.contains("[hms]") {
         "a time such as `10m` or `1h 30m`"
+    } else if pattern.contains("now|") {
+        "`now`, `never` or a time with its offset such as `2026-11-28T22:00:00+01:00`"
+    } else if pattern.contains("{4}-") {
+        "a day such as `2026-12-31`"
     } else {
         "an RFC 1123 label: lower-case letters, digits and `-`, with a letter or digit at both ends"
     }
 }
 
-fn length(kind: &ValidationErrorKind, place: Place, owner: &str) -> Finding {
+fn bound(kind: &ValidationErrorKind, place: Place, owner: &str) -> Finding {
     match kind {
         ValidationErrorKind::MinLength { limit: 1 } => message::empty(place, owner),
         ValidationErrorKind::MinLength { limit } => {
@@ -441,6 +462,12 @@ fn length(kind: &ValidationErrorKind, place: Place, owner: &str) -> Finding {
         }
         ValidationErrorKind::MaxLength { limit } => {
             message::format(place, owner, &format!("at most {limit} characters"))
+        }
+        ValidationErrorKind::Minimum { limit } => {
+            message::format(place, owner, &format!("a number of at least {limit}"))
+        }
+        ValidationErrorKind::Maximum { limit } => {
+            message::format(place, owner, &format!("a number of at most {limit}"))
         }
         kind => message::format(place, owner, &format!("its schema's `{}` says", kind.keyword())),
     }

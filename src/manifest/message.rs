@@ -119,7 +119,7 @@ pub(crate) fn too_many_findings(place: Place, more: usize) -> Finding {
 
 /// Says that something below the configured folder is not read, and why.
 pub fn refused(path: &str, reason: &str) -> Finding {
-    let place = Place { file: path.to_owned(), line: 0, column: 0 };
+    let place = Place { file: path.into(), line: 0, column: 0 };
     let hint = "put the manifest itself there, as a regular file".to_owned();
     critical(Code::Refused, place, format!("not read: {}", calm(reason)), Some(hint))
 }
@@ -186,9 +186,9 @@ pub(crate) fn field_unknown(
     critical(Code::FieldUnknown, place, text, hint)
 }
 
-pub(crate) fn field_unsupported(place: Place, field: &str) -> Finding {
+pub(crate) fn field_unsupported(place: Place, field: &str, instead: &str) -> Finding {
     let text = format!("the field {} is not supported yet", shown(field));
-    critical(Code::FieldUnsupported, place, text, Some("remove it".to_owned()))
+    critical(Code::FieldUnsupported, place, text, Some(instead.to_owned()))
 }
 
 pub(crate) fn field_missing(place: Place, field: &str, owner: &str) -> Finding {
@@ -255,9 +255,12 @@ pub(crate) fn unreadable(place: Place, cause: &str) -> Finding {
     )
 }
 
+/// What to do about a rule of a window.
+const WINDOW_HINT: &str = "the window is closed until the rule is mended; `ferry explain CutoverWindow.allow` says how it is written";
+
 /// Findings about how documents refer to one another.
 pub(crate) mod reference {
-    use super::{Code, Finding, Kind, Place, Severity, critical, meant, shown};
+    use super::{Code, Finding, Kind, Place, Severity, WINDOW_HINT, critical, meant, shown};
 
     pub(crate) fn name_twice(place: Place, kind: Kind, name: &str, other: &Place) -> Finding {
         let text = format!("another {} is called {} as well: {other}", kind.as_str(), shown(name));
@@ -266,7 +269,10 @@ pub(crate) mod reference {
 
     pub(crate) fn unknown(place: Place, kind: Kind, name: &str, near: Option<&str>) -> Finding {
         let text = format!("no {} is called {}", kind.as_str(), shown(name));
-        critical(Code::RefUnknown, place, text, meant(near))
+        let hint = meant(near).unwrap_or_else(|| {
+            format!("write that {} into any file below the configured folder", kind.as_str())
+        });
+        critical(Code::RefUnknown, place, text, Some(hint))
     }
 
     pub(crate) fn broken(place: Place, kind: Kind, name: &str, at: &Place) -> Finding {
@@ -340,6 +346,46 @@ pub(crate) mod reference {
     pub(crate) fn file_broken(place: Place, cause: &Place) -> Finding {
         let text = format!("nothing starts from a file that is broken: {cause}");
         critical(Code::FileBroken, place, text, Some("mend the file".to_owned()))
+    }
+
+    pub(crate) fn window_rule(place: Place, cause: &str) -> Finding {
+        critical(Code::WindowRule, place, cause.to_owned(), Some(WINDOW_HINT.to_owned()))
+    }
+
+    pub(crate) fn cutover_time(place: Place, text: &str) -> Finding {
+        let hint = "as `2026-11-28T22:00:00+01:00`, or `now`, or `never`".to_owned();
+        critical(Code::CutoverTime, place, format!("there is no time {}", shown(text)), Some(hint))
+    }
+
+    pub(crate) fn expiry(place: Place, text: &str) -> Finding {
+        let hint = "the last day on which the waiver counts, as `2026-12-31`".to_owned();
+        critical(Code::Expiry, place, format!("there is no day {}", shown(text)), Some(hint))
+    }
+
+    pub(crate) fn concern_unknown(place: Place, concern: &str, near: Option<&str>) -> Finding {
+        let hint = meant(near).or_else(|| Some("`ferry explain` lists the concerns".to_owned()));
+        critical(
+            Code::ConcernUnknown,
+            place,
+            format!("no rule has a concern {}", shown(concern)),
+            hint,
+        )
+    }
+
+    pub(crate) fn unwaivable(place: Place, concern: &str) -> Finding {
+        let text = format!("{} cannot be weighed or waived", shown(concern));
+        let hint = format!("`ferry explain {concern}` says what to do instead");
+        critical(Code::Unwaivable, place, text, Some(hint))
+    }
+
+    pub(crate) fn waiver_unused(place: Place, vm: &str) -> Finding {
+        Finding {
+            code: Code::WaiverUnused.as_str().to_owned(),
+            severity: Severity::Warning,
+            place,
+            text: format!("no plan has a VM {}", shown(vm)),
+            hint: Some("`PLAN/VM`, or the VM's name in any plan".to_owned()),
+        }
     }
 
     pub(crate) fn warm(place: Place) -> Finding {

@@ -4,6 +4,8 @@
 //! A file that does not parse as a whole ([`ParsedFile::parses`]) keeps its last good version in force; see
 //! [`desired::load`](crate::desired::load).
 
+use std::sync::Arc;
+
 use crate::manifest::code::Code;
 use crate::manifest::diagnostic::{Finding, Place};
 use crate::manifest::document::Manifest;
@@ -45,7 +47,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ParsedFile {
     /// The documents that could be read, in order.
-    pub documents: Vec<Manifest>,
+    pub documents: Vec<Arc<Manifest>>,
     /// The documents that could be told apart and not be used.
     pub broken: Vec<Broken>,
     /// Everything that is wrong, in the order of the text; what concerns a document stands there as well.
@@ -54,6 +56,8 @@ pub struct ParsedFile {
     pub parses: bool,
     /// Whether the text speaks of a `CutoverWindow`, also where it is broken.
     pub mentions_windows: bool,
+    /// How long it is.
+    pub bytes: usize,
 }
 
 impl ParsedFile {
@@ -83,7 +87,11 @@ pub struct Broken {
 
 /// Reads one file.
 pub fn parse_file(path: &str, bytes: &[u8], limits: &Limits) -> ParsedFile {
-    let mut file = ParsedFile { mentions_windows: mentions_windows(bytes), ..Default::default() };
+    let mut file = ParsedFile {
+        mentions_windows: mentions_windows(bytes),
+        bytes: bytes.len(),
+        ..Default::default()
+    };
     let text = match text(path, bytes, limits) {
         Ok(text) => text,
         Err(finding) => {
@@ -102,7 +110,7 @@ pub fn parse_file(path: &str, bytes: &[u8], limits: &Limits) -> ParsedFile {
         match judge::judge(path, tree, digest) {
             Judged::Good(manifest) => {
                 file.findings.extend(manifest.findings.iter().map(|(_, finding)| finding.clone()));
-                file.documents.push(*manifest);
+                file.documents.push(Arc::from(manifest));
             }
             Judged::Broken(broken) => {
                 file.mentions_windows |= speaks_of_window(&broken);
@@ -116,7 +124,7 @@ pub fn parse_file(path: &str, bytes: &[u8], limits: &Limits) -> ParsedFile {
     if file.findings.len() > FINDINGS_MAX {
         let more = file.findings.len() - FINDINGS_MAX;
         file.findings.truncate(FINDINGS_MAX);
-        let place = Place { file: path.to_owned(), line: 0, column: 0 };
+        let place = Place { file: path.into(), line: 0, column: 0 };
         file.findings.push(message::too_many_findings(place, more));
     }
     file
@@ -125,7 +133,7 @@ pub fn parse_file(path: &str, bytes: &[u8], limits: &Limits) -> ParsedFile {
 /// Returns the text without its byte order mark.
 fn text<'a>(path: &str, bytes: &'a [u8], limits: &Limits) -> Result<&'a str, Finding> {
     if bytes.len() > limits.bytes {
-        let place = Place { file: path.to_owned(), line: 0, column: 0 };
+        let place = Place { file: path.into(), line: 0, column: 0 };
         return Err(message::too_large(place, bytes.len(), limits.bytes));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -135,7 +143,7 @@ fn text<'a>(path: &str, bytes: &'a [u8], limits: &Limits) -> Result<&'a str, Fin
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX - 1) + 1;
         let line = count(good.matches('\n').count());
         let column = count(last.chars().count());
-        message::not_utf8(Place { file: path.to_owned(), line, column })
+        message::not_utf8(Place { file: path.into(), line, column })
     })
 }
 

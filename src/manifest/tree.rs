@@ -168,7 +168,7 @@ impl<'a> Builder<'a> {
     }
 
     fn place(&self, (line, column): (u32, u32)) -> Place {
-        Place { file: self.file.to_owned(), line, column }
+        Place { file: self.file.into(), line, column }
     }
 
     fn take(&mut self, event: Event<'_>, span: &Span) {
@@ -379,5 +379,11 @@ fn number(text: &str) -> Option<Option<Number>> {
     });
     let fits =
         all_digits(whole) && all_digits(fraction) && !(whole.is_empty() && fraction.is_empty());
-    (fits && exponent_fits).then(|| text.parse().ok().and_then(Number::from_f64))
+    (fits && exponent_fits).then(|| text.parse().ok().and_then(count_or_fraction))
+}
+
+/// Nobody who writes `4.0` or `1e3` where a count belongs means anything but a count; JSON Schema says so, too.
+fn count_or_fraction(value: f64) -> Option<Number> {
+    let whole = (value.fract() == 0.0).then(|| format!("{value:.0}").parse::<i64>().ok()).flatten();
+    whole.map(Number::from).or_else(|| Number::from_f64(value))
 }

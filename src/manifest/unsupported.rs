@@ -1,144 +1,114 @@
-//! What the design gives a meaning and this version does not honour: kinds, fields and values. A person who writes one is
-//! told so, and it blocks; nothing that is written is ignored. A row goes when its field joins the types.
+//! What the design gives a meaning and this version does not honour: kinds, fields and values with the mark [`LATER`] in
+//! their schema. A person who writes one is told so, and it blocks; nothing that is written is ignored. The mark goes when
+//! what it marks is honoured.
 
 use serde_json::Value;
 
-use crate::manifest::document::Kind;
+use crate::manifest::schema::given;
 use crate::manifest::tree::below;
 
-/// Kinds of the design.
-pub(crate) const KINDS: [&str; 5] = ["Host", "Provisioner", "Hook", "CutoverWindow", "Policy"];
+/// The mark, in the schema of what is not honoured yet.
+const LATER: &str = "x-ferry-later";
 
-/// Fields of the design: the kind, where they stand (`*` is every item of a list), their names.
-const FIELDS: &[(Kind, &[&str], &[&str])] = &[
-    (
-        Kind::Provider,
-        &["spec"],
-        &["transport", "url", "credentials", "tls", "vsphere", "kubevirt", "settings"],
-    ),
-    (Kind::NetworkMapping, &["spec", "map", "*", "source"], &["id", "vlan"]),
-    (Kind::NetworkMapping, &["spec", "map", "*", "destination"], &["namespace"]),
-    (Kind::StorageMapping, &["spec", "map", "*", "source"], &["id"]),
-    (Kind::StorageMapping, &["spec", "map", "*", "destination"], &["volumeMode", "accessMode"]),
-    (
-        Kind::Plan,
-        &["spec"],
-        &[
-            "select",
-            "hooks",
-            "targetNamespace",
-            "preserveStaticIPs",
-            "migrateSharedDisks",
-            "pvcNameTemplate",
-            "volumeNameTemplate",
-            "networkNameTemplate",
-            "targetLabels",
-            "targetNodeSelector",
-            "targetAffinity",
-            "precopy",
-            "fence",
-            "window",
-            "wave",
-            "dependsOn",
-            "warm",
-        ],
-    ),
-    (
-        Kind::Plan,
-        &["spec", "vms", "*"],
-        &[
-            "uuid",
-            "hooks",
-            "rootDisk",
-            "luks",
-            "instanceType",
-            "disks",
-            "networks",
-            "labels",
-            "cpu",
-            "memory",
-            "patch",
-        ],
-    ),
-    (
-        Kind::Migration,
-        &["spec"],
-        &["cutover", "vmCutover", "rollback", "allowRecopy", "resumeConversion"],
-    ),
-];
+/// What to write instead of a value that is not honoured yet, beside its mark.
+const INSTEAD: &str = "x-ferry-instead";
 
-/// Values of the design: the kind, the pointer, the value, what to write instead.
-const VALUES: &[(Kind, &str, &str, &str)] = &[
-    (Kind::Provider, "/spec/type", "vsphere", "write `type: ova` and export the VMs as OVA files"),
-    (Kind::Provider, "/spec/type", "kubevirt", "write `type: local`"),
-];
+/// The words that are not honoured yet, each with what to write instead.
+pub(crate) const LATER_WORDS: &str = "x-ferry-later-words";
 
-/// Takes the fields that are not honoured yet out of a document and returns their pointers.
-pub(crate) fn take(kind: Kind, document: &mut Value) -> Vec<String> {
-    let mut taken = Vec::new();
-    for (_, path, names) in FIELDS.iter().filter(|(owner, ..)| *owner == kind) {
-        take_below(document, "", path, names, &mut taken);
+/// Something that a document asks for in vain, and where it stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unsupported<'a> {
+    /// The document itself.
+    Kind,
+    /// A field, and what to write instead.
+    Field(String, &'a str),
+    /// A word, and what to write instead.
+    Value(String, &'a str),
+}
+
+/// Lists what a document asks for in vain, in the order in which it stands there.
+pub(crate) fn find<'a>(schema: &'a Value, document: &'a Value) -> Vec<Unsupported<'a>> {
+    let mut found = Vec::new();
+    if schema.pointer("/properties/spec").is_some_and(is_later) {
+        found.push(Unsupported::Kind);
+    } else {
+        walk(schema, document, String::new(), &mut found);
     }
-    taken
+    found
 }
 
-/// Returns what to write instead of a value that is not honoured yet.
-pub(crate) fn instead(kind: Kind, pointer: &str, value: &str) -> Option<&'static str> {
-    VALUES
-        .iter()
-        .find(|(owner, at, word, _)| *owner == kind && *at == pointer && *word == value)
-        .map(|(.., instead)| *instead)
-}
-
-fn take_below(
-    value: &mut Value,
-    pointer: &str,
-    path: &[&str],
-    names: &[&str],
-    taken: &mut Vec<String>,
+fn walk<'a>(
+    schema: &'a Value,
+    value: &'a Value,
+    pointer: String,
+    found: &mut Vec<Unsupported<'a>>,
 ) {
-    match path.split_first() {
-        None => {
-            let Value::Object(fields) = value else { return };
-            for name in names {
-                if fields.shift_remove(*name).is_some() {
-                    taken.push(below(pointer, name));
+    let schema = given(schema);
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let Some(schema) = schema.get("properties").and_then(|all| all.get(name)) else {
+                    continue;
+                };
+                let pointer = below(&pointer, name);
+                match instead(schema) {
+                    None => walk(schema, value, pointer, found),
+                    Some(instead) if asks(value) => {
+                        found.push(Unsupported::Field(pointer, instead));
+                    }
+                    Some(_) => {}
                 }
             }
         }
-        Some((&"*", rest)) => {
-            let Value::Array(items) = value else { return };
-            for (index, item) in items.iter_mut().enumerate() {
-                take_below(item, &format!("{pointer}/{index}"), rest, names, taken);
+        Value::Array(items) => {
+            let Some(schema) = schema.get("items") else { return };
+            for (index, item) in items.iter().enumerate() {
+                walk(schema, item, format!("{pointer}/{index}"), found);
             }
         }
-        Some((segment, rest)) => {
-            if let Some(value) = value.get_mut(*segment) {
-                take_below(value, &below(pointer, segment), rest, names, taken);
+        Value::String(word) => {
+            let later = schema.get(LATER_WORDS).and_then(|words| words.get(word));
+            if let Some(instead) = later.and_then(Value::as_str) {
+                found.push(Unsupported::Value(pointer, instead));
             }
         }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::schema::schema;
+fn is_later(schema: &Value) -> bool {
+    schema.get(LATER) == Some(&Value::Bool(true))
+}
 
-    #[test]
-    fn what_the_schema_knows_is_not_called_unsupported() {
-        for (kind, path, names) in FIELDS {
-            let steps = path.iter().map(|step| match *step {
-                "*" => "/items".to_owned(),
-                step => format!("/properties/{step}"),
-            });
-            let pointer: String = steps.collect();
-            let fields = schema(*kind).pointer(&format!("{pointer}/properties"));
-            let fields = fields.unwrap_or_else(|| panic!("{kind:?} has no {path:?}"));
-            for name in *names {
-                assert!(fields.get(name).is_none(), "{kind:?} {path:?} honours {name}");
+/// Returns what to write instead of what has the mark; `None` where it has none.
+pub(crate) fn instead(schema: &Value) -> Option<&str> {
+    let instead = schema.get(INSTEAD).and_then(Value::as_str).unwrap_or("remove it");
+    is_later(schema).then_some(instead)
+}
+
+/// Tells whether a value asks for anything: nothing and emptiness do not.
+fn asks(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// Lets each description say that what it describes is not honoured yet.
+pub(crate) fn announce(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get(LATER) == Some(&Value::Bool(true))
+                && let Some(Value::String(text)) = fields.get_mut("description")
+            {
+                *text = format!("(Not supported yet) {text}");
             }
+            fields.values_mut().for_each(announce);
         }
-        assert!(KINDS.into_iter().all(|kind| Kind::find(kind).is_none()));
+        Value::Array(items) => items.iter_mut().for_each(announce),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
