@@ -1,5 +1,6 @@
 //! The adapters translate the world into ports. They never choose.
 
+mod checksum;
 pub mod clock;
 pub mod confine;
 pub mod git;
@@ -8,5 +9,6 @@ pub mod local;
 pub mod location;
 mod lock;
 pub mod ova;
+pub mod secret;
 pub mod store;
 pub mod worker;

@@ -1,11 +1,13 @@
-//! Commits one file of a work tree, for `ferry migrate --commit` and `ferry cancel --commit`.
+//! Commits one file of a work tree, and pushes that commit, for `ferry migrate`, `ferry cutover` and `ferry cancel`.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use git2::{Repository, RepositoryState, Signature, Status, Time};
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::git::{Author, init};
+use crate::domain::text::visible;
 use crate::port::Clock;
 
 /// Why a file cannot be committed.
@@ -25,6 +27,53 @@ pub enum CommitError {
         "git does not know who you are: `git config user.name NAME` and `git config user.email ADDRESS`"
     )]
     Nobody,
+    /// There is no place to push to.
+    #[error(
+        "`{0}` follows no remote of a name, and there is no remote `origin`: `git remote add origin URL` first"
+    )]
+    NoRemote(String),
+    /// The branch follows one of another name: a push there would pass a review by.
+    #[error(
+        "`{branch}` follows a branch of another name, and is pushed to its own only: `git push -u {remote} {branch}` first"
+    )]
+    OtherBranch {
+        /// The checked-out branch.
+        branch: String,
+        /// The remote.
+        remote: String,
+    },
+    /// Nobody knows what the remote has.
+    #[error(
+        "nothing is known of {remote}/{branch}: `git fetch {remote}`, or push the branch once by hand"
+    )]
+    Unfetched {
+        /// The checked-out branch.
+        branch: String,
+        /// The remote.
+        remote: String,
+    },
+    /// Other commits would be pushed along.
+    #[error(
+        "`{branch}` has commits that {remote} does not have ({count}): push or drop them first"
+    )]
+    Ahead {
+        /// The checked-out branch.
+        branch: String,
+        /// The remote.
+        remote: String,
+        /// How many.
+        count: usize,
+    },
+    /// git did not push.
+    #[error(
+        "committed, and not pushed to {to}: {said} … hint: `git pull --rebase`, then `git push`, if somebody was faster"
+    )]
+    Push {
+        /// The branch of the remote.
+        to: Upstream,
+        /// What git said.
+        said: String,
+    },
     /// The branch moved meanwhile, or git could not be written.
     #[error("cannot commit {path}")]
     Git {
@@ -34,6 +83,19 @@ pub enum CommitError {
         #[source]
         source: git2::Error,
     },
+}
+
+/// A branch of a remote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    remote: String,
+    branch: String,
+}
+
+impl std::fmt::Display for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", visible(&self.remote), visible(&self.branch))
+    }
 }
 
 /// A work tree in which one file can be committed.
@@ -114,6 +176,58 @@ impl WorkTree {
             .map_err(failed)?;
         index.write().map_err(failed)?;
         Ok(id.to_string())
+    }
+
+    /// Checks, before anything is committed on a branch, that a push of it pushes that commit alone, and to the branch of the
+    /// same name: its remote's branch, or before that exists the watched one, has everything that it holds.
+    pub fn pushable(&self, branch: &str, watched: &str) -> Result<Upstream, CommitError> {
+        let failed = |source| CommitError::Git { path: self.root.clone(), source };
+        let text = |name: &str| self.repository.config().and_then(|all| all.get_string(name)).ok();
+        let remote =
+            text(&format!("branch.{branch}.remote")).unwrap_or_else(|| "origin".to_owned());
+        if remote == "." || self.repository.find_remote(&remote).is_err() {
+            return Err(CommitError::NoRemote(branch.to_owned()));
+        }
+        let to = Upstream { remote, branch: branch.to_owned() };
+        let follows = text(&format!("branch.{branch}.merge"));
+        if follows.is_some_and(|name| name != format!("refs/heads/{branch}")) {
+            let Upstream { remote, branch } = to;
+            return Err(CommitError::OtherBranch { branch, remote });
+        }
+        let commit = |name: String| self.repository.refname_to_id(&name);
+        let there = commit(format!("refs/remotes/{}/{branch}", to.remote))
+            .or_else(|_| commit(format!("refs/remotes/{}/{watched}", to.remote)));
+        let Ok(there) = there else {
+            let Upstream { remote, branch } = to;
+            return Err(CommitError::Unfetched { branch, remote });
+        };
+        let here = commit(format!("refs/heads/{branch}")).map_err(failed)?;
+        match self.repository.graph_ahead_behind(here, there).map_err(failed)? {
+            (0, _) => Ok(to),
+            (count, _) => {
+                let branch = branch.to_owned();
+                Err(CommitError::Ahead { branch, remote: to.remote, count })
+            }
+        }
+    }
+
+    /// Pushes a commit with the git of whoever is at the keyboard: their keys, their helpers, their proxies. Never by force.
+    pub fn push(&self, commit: &str, to: &Upstream) -> Result<(), CommitError> {
+        let refused = |said: String| CommitError::Push { to: to.clone(), said };
+        #[expect(clippy::disallowed_methods, reason = "a person's logins are their git's matter")]
+        let mut git = Command::new("git");
+        git.arg("-C").arg(&self.root).args(["push", "--quiet", "--end-of-options", &to.remote]);
+        git.arg(format!("{commit}:refs/heads/{}", to.branch)).stdout(Stdio::null());
+        let output = git.stderr(Stdio::piped()).output();
+        let output = output.map_err(|error| refused(format!("cannot run git: {error}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let tells =
+            |line: &&str| !["", "hint:", "To"].contains(&line.split(' ').next().unwrap_or(""));
+        let said: Vec<_> = said.lines().map(str::trim).filter(tells).map(visible).collect();
+        Err(refused(said.join("; ")))
     }
 
     /// Tells who commits here: the repository's own configuration, else these files (a person's own), in their order.

@@ -1,4 +1,4 @@
-//! A repository of plans on this machine, a work tree or bare, read through libgit2.
+//! A repository of plans, read through libgit2: on this machine, a work tree or bare, or a remote one ([`remote`]).
 //!
 //! # Guarantees
 //! - Manifests are read as blobs from the object database of a commit; nothing is checked out, and nothing of a repository
@@ -8,10 +8,16 @@
 //! - [`watch::Watch`] says "look" and nothing else, and never because of a report of ours.
 
 pub mod commit;
+mod failure;
+mod https;
 pub mod init;
 mod publish;
+pub mod remote;
+pub mod sign;
 mod tree;
+pub mod url;
 pub mod watch;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use git2::{ErrorCode, ObjectType, Oid, Reference, Repository};
 
+use crate::adapter::git::remote::{Polling, Remote, RemoteRepo};
 use crate::domain::id::CommitId;
 use crate::journal::record::Mend;
 use crate::port::{Ancestry, PlanRepo, PortError, Tree};
@@ -38,11 +45,29 @@ pub struct Author {
     pub email: String,
 }
 
+/// Where a repository is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The work tree, the git folder or the bare repository on this machine.
+    Folder(PathBuf),
+    /// Another machine.
+    Remote(Box<Remote>),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Remote(remote) => remote.url.fmt(f),
+        }
+    }
+}
+
 /// Which repository, and which parts of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoSettings {
-    /// The work tree, the git folder or the bare repository.
-    pub path: PathBuf,
+    /// Where it is.
+    pub place: Place,
     /// The watched branch, without `refs/heads/`.
     pub branch: String,
     /// The folder within that holds the manifests; empty for all of it.
@@ -51,6 +76,105 @@ pub struct RepoSettings {
     pub status_branch: String,
     /// Who the reports are by.
     pub author: Author,
+    /// The file of those who may sign commits; `None` where none need be signed.
+    pub signers: Option<PathBuf>,
+}
+
+/// The repository of plans, wherever it is.
+#[derive(Debug)]
+pub enum GitRepo {
+    /// On this machine.
+    Local(LocalRepo),
+    /// On another one.
+    Remote(RemoteRepo),
+}
+
+/// Tells when to look; it ends when it is dropped.
+#[derive(Debug)]
+pub enum Watching {
+    /// The refs are watched.
+    Refs(watch::Watch),
+    /// The remote is asked again and again.
+    Remote(Polling),
+}
+
+impl GitRepo {
+    /// Opens the repository. A remote one is not asked before something is read.
+    pub fn open(settings: &RepoSettings) -> Result<Self, PortError> {
+        Ok(match &settings.place {
+            Place::Folder(path) => Self::Local(LocalRepo::at(path, settings)?),
+            Place::Remote(remote) => Self::Remote(RemoteRepo::open(remote, settings)?),
+        })
+    }
+
+    /// Calls `look` when something may have changed, but for reports of ours.
+    pub fn watch(
+        &self,
+        look: impl Fn() + Send + 'static,
+    ) -> Result<Watching, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(match self {
+            Self::Local(local) => Watching::Refs(local.watch(look)?),
+            Self::Remote(remote) => Watching::Remote(remote.watch(look)?),
+        })
+    }
+
+    /// Returns the status branch's commit; `None` where there is none.
+    pub fn status_head(&self) -> Result<Option<CommitId>, PortError> {
+        match self {
+            Self::Local(local) => local.status_head(),
+            Self::Remote(remote) => remote.status_head(),
+        }
+    }
+
+    fn port(&self) -> &dyn PlanRepo {
+        match self {
+            Self::Local(local) => local,
+            Self::Remote(remote) => remote,
+        }
+    }
+}
+
+impl PlanRepo for GitRepo {
+    fn branch(&self) -> &str {
+        self.port().branch()
+    }
+
+    fn head(&self) -> Result<Option<CommitId>, PortError> {
+        self.port().head()
+    }
+
+    fn resolve(&self, revision: &str) -> Result<CommitId, PortError> {
+        self.port().resolve(revision)
+    }
+
+    fn tree(&self, commit: &CommitId) -> Result<Tree, PortError> {
+        self.port().tree(commit)
+    }
+
+    fn blob(&self, blob: &str, limit: u64) -> Result<Vec<u8>, PortError> {
+        self.port().blob(blob, limit)
+    }
+
+    fn ancestry(&self, older: &CommitId, newer: &CommitId) -> Result<Ancestry, PortError> {
+        self.port().ancestry(older, newer)
+    }
+
+    fn distrust(&self, commit: &CommitId) -> Result<Option<String>, PortError> {
+        self.port().distrust(commit)
+    }
+
+    fn report(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError> {
+        self.port().report(folder)
+    }
+
+    fn publish(
+        &self,
+        folder: &str,
+        files: &BTreeMap<String, Vec<u8>>,
+        message: &str,
+    ) -> Result<bool, PortError> {
+        self.port().publish(folder, files, message)
+    }
 }
 
 /// A repository on this machine.
@@ -63,25 +187,27 @@ pub struct LocalRepo {
     /// `refs/heads/…` of the status branch.
     status: String,
     author: Author,
+    signers: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for LocalRepo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { repository: _, watched, below, status, author } = self;
+        let Self { repository: _, watched, below, status, author, signers } = self;
         f.debug_struct("LocalRepo")
             .field("watched", watched)
             .field("below", below)
             .field("status", status)
             .field("author", author)
+            .field("signers", signers)
             .finish_non_exhaustive()
     }
 }
 
 impl LocalRepo {
-    /// Opens a repository. Refuses a status branch that is the watched one.
-    pub fn open(settings: RepoSettings) -> Result<Self, PortError> {
-        let RepoSettings { path, branch, below, status_branch, author } = settings;
-        let (watched, status) = (reference_name(&branch)?, reference_name(&status_branch)?);
+    /// Opens the repository in a folder. Refuses a status branch that is the watched one.
+    pub fn at(path: &Path, settings: &RepoSettings) -> Result<Self, PortError> {
+        let RepoSettings { place: _, branch, below, status_branch, author, signers } = settings;
+        let (watched, status) = (reference_name(branch)?, reference_name(status_branch)?);
         if watched == status {
             return Err(PortError::lasting(
                 format!("the status branch `{status_branch}` is the watched branch"),
@@ -89,9 +215,19 @@ impl LocalRepo {
                 Mend::Person,
             ));
         }
-        let repository = Mutex::new(init::open(&path)?);
+        let repository = Mutex::new(init::open(path)?);
         let below = below.trim_matches('/').to_owned();
-        Ok(Self { repository, watched, below, status, author })
+        let (author, signers) = (author.clone(), signers.clone());
+        Ok(Self { repository, watched, below, status, author, signers })
+    }
+
+    /// Opens the same repository a second time, for another thread.
+    fn same(other: &Self) -> Result<Self, PortError> {
+        let Self { repository: _, watched, below, status, author, signers } = other;
+        let repository = Mutex::new(init::open(&other.common_folder())?);
+        let (watched, below, status) = (watched.clone(), below.clone(), status.clone());
+        let (author, signers) = (author.clone(), signers.clone());
+        Ok(Self { repository, watched, below, status, author, signers })
     }
 
     /// Returns the folder that holds the refs.
@@ -126,6 +262,10 @@ impl LocalRepo {
 }
 
 impl PlanRepo for LocalRepo {
+    fn branch(&self) -> &str {
+        self.watched.strip_prefix("refs/heads/").unwrap_or(&self.watched)
+    }
+
     fn head(&self) -> Result<Option<CommitId>, PortError> {
         let repository = self.lock();
         let commit = find_reference(&repository, &self.watched)?
@@ -175,6 +315,11 @@ impl PlanRepo for LocalRepo {
             Ok(false) => Ok(Ancestry::Rewound),
             Err(error) => Err(failed(&format!("cannot compare {older} with {newer}"), &error)),
         }
+    }
+
+    fn distrust(&self, commit: &CommitId) -> Result<Option<String>, PortError> {
+        let Some(signers) = &self.signers else { return Ok(None) };
+        sign::distrust(&self.lock(), object_id(commit.as_str())?, signers)
     }
 
     fn report(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError> {

@@ -75,7 +75,7 @@ pub(super) fn publish(
 }
 
 /// Waits until no other publisher is at work. The lock goes with the file.
-fn turn(repository: &Repository) -> Result<File, PortError> {
+pub(super) fn turn(repository: &Repository) -> Result<File, PortError> {
     let path = repository.commondir().join(TURN_FILE);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|error| {
@@ -136,7 +136,7 @@ pub(super) fn status_head(repository: &Repository, branch: &str) -> Result<Optio
 }
 
 /// Writes trees and a commit; `None` where the files stand there already.
-fn prepare(
+pub(super) fn prepare(
     repository: &Repository,
     old: Option<Oid>,
     folder: &[&str],
@@ -249,7 +249,7 @@ fn not_moved(branch: &str, error: &git2::Error) -> PortError {
     )
 }
 
-fn folder(path: &str) -> Result<Vec<&str>, PortError> {
+pub(super) fn folder(path: &str) -> Result<Vec<&str>, PortError> {
     let parts: Vec<_> = path.split('/').collect();
     if parts.iter().any(|part| part.is_empty() || part.starts_with('.')) {
         return Err(PortError::lasting(

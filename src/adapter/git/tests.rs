@@ -30,16 +30,17 @@ impl Fixture {
 
     fn settings(&self) -> RepoSettings {
         RepoSettings {
-            path: self.folder.path().to_owned(),
+            place: Place::Folder(self.folder.path().to_owned()),
             branch: "main".into(),
             below: String::new(),
             status_branch: "ferry/status".into(),
             author: Author { name: "Ferry".into(), email: "ferry@example.org".into() },
+            signers: None,
         }
     }
 
     fn open(&self) -> LocalRepo {
-        LocalRepo::open(self.settings()).unwrap()
+        LocalRepo::at(self.folder.path(), &self.settings()).unwrap()
     }
 
     /// Commits entries of any mode, straight into the object database.
@@ -165,7 +166,7 @@ fn the_folder_of_plans_must_be_a_folder() {
     let reason = |below: &str| {
         let mut settings = fixture.settings();
         settings.below = below.into();
-        let tree = LocalRepo::open(settings).unwrap().tree(&commit).unwrap();
+        let tree = LocalRepo::at(fixture.folder.path(), &settings).unwrap().tree(&commit).unwrap();
         assert!(tree.files.is_empty());
         tree.refused[0].1.replace(commit.as_str(), "COMMIT")
     };
@@ -288,7 +289,7 @@ fn the_status_branch_is_nobody_elses() {
     fixture.commit("main", &[("a.yaml", 0o100_644, b"a")]);
     let mut settings = fixture.settings();
     settings.status_branch = "refs/heads/main".into();
-    let error = LocalRepo::open(settings).unwrap_err();
+    let error = LocalRepo::at(fixture.folder.path(), &settings).unwrap_err();
     assert_eq!(error.fault.text, "the status branch `refs/heads/main` is the watched branch");
 
     fixture
@@ -309,7 +310,7 @@ fn the_status_branch_is_nobody_elses() {
     for name in ["", "a..b", "has space", "-"] {
         let mut settings = fixture.settings();
         settings.branch = name.into();
-        let opened = LocalRepo::open(settings);
+        let opened = LocalRepo::at(fixture.folder.path(), &settings);
         assert_eq!(opened.is_ok(), name == "-", "{name}");
     }
 }

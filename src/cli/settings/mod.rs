@@ -5,6 +5,7 @@
 
 mod parse;
 mod raw;
+mod remote;
 
 #[cfg(test)]
 mod tests;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 
-use crate::adapter::git::{Author, LocalRepo, RepoSettings};
+use crate::adapter::git::{Author, GitRepo, Place, RepoSettings};
 use crate::cli::Global;
+use crate::decide::CutoverLimits;
 use crate::domain::id::Instance;
 use crate::domain::unit::Bytes;
 
@@ -51,7 +53,9 @@ pub struct Settings {
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// The repository, absolute; `None` where none is named.
-    pub repository: Option<PathBuf>,
+    pub repository: Option<Place>,
+    /// The file of those who may sign commits; `None` where none need be signed.
+    pub signers: Option<PathBuf>,
     /// The watched branch.
     pub branch: String,
     /// The folder within the repository that holds the manifests; empty for all of it.
@@ -78,6 +82,8 @@ pub struct Settings {
     pub manifest_bytes: Bytes,
     /// How many documents one file may hold.
     pub documents_per_file: u32,
+    /// When VMs may be taken down.
+    pub cutover: CutoverLimits,
     /// Each value and where it came from, for `ferry doctor`.
     pub origins: Vec<Shown>,
 }
@@ -182,9 +188,6 @@ impl Settings {
         let flag = |name, value: &Option<String>| value.clone().map(|value| (name, value));
         let mut from = Sources { surroundings, loaded: &loaded, origins: Vec::new() };
 
-        let url = flag("--repo", &flags.repo);
-        let repository =
-            from.maybe("repository.url", url, text(&file.repository.url), parse::repository)?;
         let value = flag("--branch", &flags.branch);
         let branch =
             from.take("repository.branch", value, text(&file.repository.branch), "main", plain)?;
@@ -210,6 +213,8 @@ impl Settings {
         let value = flag("--state-dir", &flags.state_dir);
         let default = default_state_dir(surroundings);
         let state_dir = from.state_dir(value, text(&file.state_dir), default)?;
+        let repository = from.repository(flag("--repo", &flags.repo), file, &state_dir)?;
+        let signers = from.signers(&file.repository.verify)?;
         let allow_paths = from.paths("allowPaths", file.allow_paths.clone())?;
         let limits = &file.limits;
         let value = text(&limits.vms_in_flight);
@@ -222,10 +227,12 @@ impl Settings {
         let manifest_bytes = from.size("limits.manifestBytes", value, "1MiB", range)?;
         let value = text(&limits.documents_per_file);
         let documents_per_file = from.count("limits.documentsPerFile", value, "1000", 100_000)?;
+        let cutover = from.cutover(&file.cutover)?;
         let origins = from.origins;
         Ok(Self {
             file: loaded.path,
             repository,
+            signers,
             branch,
             below,
             status_branch,
@@ -239,13 +246,14 @@ impl Settings {
             checkpoint_every,
             manifest_bytes,
             documents_per_file,
+            cutover,
             origins,
         })
     }
 
-    /// Returns the repository's folder, or says how to name one.
-    pub fn repository(&self) -> Result<&Path, SettingsError> {
-        self.repository.as_deref().ok_or_else(|| SettingsError {
+    /// Returns where the repository is, or says how to name one.
+    pub fn repository(&self) -> Result<&Place, SettingsError> {
+        self.repository.as_ref().ok_or_else(|| SettingsError {
             place: self.file.as_ref().map_or("settings".to_owned(), |file| file.display().to_string()),
             text: "no repository of plans is named".to_owned(),
             hint: Some("give `--repo DIR`, or `repository: { url: DIR }` in ferry.yaml; `ferry init DIR` makes both".to_owned()),
@@ -253,18 +261,19 @@ impl Settings {
     }
 
     /// Opens the repository of plans.
-    pub fn open_repo(&self) -> anyhow::Result<LocalRepo> {
-        LocalRepo::open(self.repo_settings(self.repository()?)).map_err(crate::cli::explained)
+    pub fn open_repo(&self) -> anyhow::Result<GitRepo> {
+        GitRepo::open(&self.repo_settings(self.repository()?)).map_err(crate::cli::explained)
     }
 
     /// Names the repository's parts for opening it.
-    pub fn repo_settings(&self, place: &Path) -> RepoSettings {
+    pub fn repo_settings(&self, place: &Place) -> RepoSettings {
         RepoSettings {
-            path: place.to_owned(),
+            place: place.clone(),
             branch: self.branch.clone(),
             below: self.below.clone(),
             status_branch: self.status_branch.clone(),
             author: self.status_author.clone(),
+            signers: self.signers.clone(),
         }
     }
 }
@@ -392,6 +401,20 @@ impl Sources<'_> {
         self.parsed(key, value, origin, parse)
     }
 
+    fn cutover(&mut self, file: &raw::Cutover) -> Result<CutoverLimits, SettingsError> {
+        let raw::Cutover { require_window, lateness, rollback_reserve } = file;
+        let text = |value: &Option<raw::Text>| value.as_ref().map(|text| text.0.clone());
+        let value = text(require_window);
+        let require_window =
+            self.take("cutover.requireWindow", None, value, "true", parse::truth)?;
+        let value = text(lateness);
+        let lateness = self.take("cutover.lateness", None, value, "15m", parse::duration)?;
+        let value = text(rollback_reserve);
+        let rollback_reserve =
+            self.take("cutover.rollbackReserve", None, value, "15m", parse::duration)?;
+        Ok(CutoverLimits { lateness, rollback_reserve, require_window })
+    }
+
     fn count(
         &mut self,
         key: &'static str,
@@ -485,7 +508,7 @@ impl Sources<'_> {
         let parsed = parse(&value, base).map_err(|Refused { text, hint }| SettingsError {
             place: origin.to_string(),
             text: format!("`{key}`: {text}"),
-            hint: hint.map(str::to_owned),
+            hint,
         })?;
         self.origins.push(Shown { key, value: value.replace('\n', ", "), origin });
         Ok(parsed)
@@ -496,7 +519,7 @@ impl Sources<'_> {
 #[derive(Debug)]
 struct Refused {
     text: String,
-    hint: Option<&'static str>,
+    hint: Option<String>,
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands among parsers that fail")]

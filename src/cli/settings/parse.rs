@@ -11,8 +11,8 @@ use crate::domain::unit::Bytes;
 
 const LABEL_LENGTH_MAX: usize = 63;
 
-fn refused(text: impl Into<String>, hint: &'static str) -> Refused {
-    Refused { text: text.into(), hint: Some(hint) }
+fn refused(text: impl Into<String>, hint: &str) -> Refused {
+    Refused { text: text.into(), hint: Some(hint.to_owned()) }
 }
 
 /// Reads a path; a relative one starts at `base`.
@@ -34,28 +34,13 @@ pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, Refused> {
     Ok(path)
 }
 
-/// Reads where the repository is.
-pub(super) fn repository(text: &str, base: &Path) -> Result<PathBuf, Refused> {
-    if let Some(rest) = text.strip_prefix("file://") {
-        if !rest.starts_with('/') || rest.contains('%') {
-            return Err(refused(
-                format!("cannot read the URL `{text}`"),
-                "write `file:///FOLDER`, or the folder alone",
-            ));
-        }
-        return path(rest, base);
+/// Reads a truth value.
+pub(super) fn truth(text: &str, _base: &Path) -> Result<bool, Refused> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(refused(format!("`{text}` is no truth value"), "write `true` or `false`")),
     }
-    // `git@host:path` is a remote, `./a:b` is a folder, as git reads it.
-    let first = text.split('/').next().unwrap_or(text);
-    if text.contains("://") || first.contains(':') {
-        return Err(refused(
-            format!(
-                "the repository `{text}` is not on this machine, and remote ones are not supported yet"
-            ),
-            "name a folder on this machine: a clone, or a bare repository that people push to",
-        ));
-    }
-    path(text, base)
 }
 
 /// Reads a folder within the repository.

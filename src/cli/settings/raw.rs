@@ -15,9 +15,9 @@ pub(super) struct File {
     pub(super) state_dir: Option<Text>,
     pub(super) allow_paths: Option<Vec<String>>,
     pub(super) limits: Limits,
-    credentials: Later,
+    pub(super) credentials: BTreeMap<String, Credential>,
     hooks: Later,
-    cutover: Later,
+    pub(super) cutover: Cutover,
     precopy: Later,
     libvirt: Later,
     convert: Later,
@@ -31,10 +31,31 @@ pub(super) struct Repository {
     pub(super) url: Option<Text>,
     pub(super) branch: Option<Text>,
     pub(super) path: Option<Text>,
-    poll_interval: Later,
-    timeout: Later,
-    credentials: Later,
-    verify: Later,
+    pub(super) poll_interval: Option<Text>,
+    pub(super) timeout: Option<Text>,
+    pub(super) credentials: Option<Text>,
+    pub(super) verify: Verify,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Verify {
+    pub(super) mode: Option<Text>,
+    pub(super) allowed_signers: Option<Text>,
+}
+
+/// What Ferry logs in with. Secrets stand in files; a literal one is no field.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Credential {
+    pub(super) hosts: Vec<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) token_file: Option<String>,
+    pub(super) ssh_key_file: Option<String>,
+    pub(super) passphrase_file: Option<String>,
+    pub(super) known_hosts_file: Option<String>,
+    pub(super) ca_file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,24 +79,26 @@ pub(super) struct Limits {
     host_in_flight: Later,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Cutover {
+    pub(super) require_window: Option<Text>,
+    pub(super) lateness: Option<Text>,
+    pub(super) rollback_reserve: Option<Text>,
+}
+
 /// A setting that has its place and is not honoured yet.
 type Later = Option<serde_yaml::Value>;
 
 impl File {
     /// Names the settings that are written and not honoured yet.
     pub(super) fn unsupported(&self) -> Vec<&'static str> {
-        let Self { repository, status, limits, .. } = self;
+        let Self { status, limits, .. } = self;
         let all = [
-            ("repository.pollInterval", &repository.poll_interval),
-            ("repository.timeout", &repository.timeout),
-            ("repository.credentials", &repository.credentials),
-            ("repository.verify", &repository.verify),
             ("status.directory", &status.directory),
-            ("credentials", &self.credentials),
             ("hooks", &self.hooks),
             ("limits.disksPerHost", &limits.disks_per_host),
             ("limits.hostInFlight", &limits.host_in_flight),
-            ("cutover", &self.cutover),
             ("precopy", &self.precopy),
             ("libvirt", &self.libvirt),
             ("convert", &self.convert),
@@ -97,7 +120,7 @@ impl<'de> Deserialize<'de> for Text {
             type Value = Text;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text or a number")
+                f.write_str("a text, a number or a truth value")
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Text, E> {
@@ -106,6 +129,10 @@ impl<'de> Deserialize<'de> for Text {
 
             fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
                 Ok(Text(number.to_string()))
+            }
+
+            fn visit_bool<E>(self, truth: bool) -> Result<Text, E> {
+                Ok(Text(truth.to_string()))
             }
         }
         deserializer.deserialize_any(Visitor)

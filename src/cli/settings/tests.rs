@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::adapter::git::wire::Access;
 
 struct World {
     folder: tempfile::TempDir,
@@ -73,12 +74,18 @@ fn nothing_set_leaves_the_defaults() {
             status.minInterval = 60s  (default)
             instance = ferry  (default)
             stateDir = ROOT/home/.local/state/ferry  (default)
+            repository.pollInterval = 60s  (default)
+            repository.timeout = 60s  (default)
+            repository.verify.mode = off  (default)
             allowPaths =   (default)
             limits.vmsInFlight = 20  (default)
             limits.copyMemory = 256MiB  (default)
             limits.checkpointEvery = 128MiB  (default)
             limits.manifestBytes = 1MiB  (default)
             limits.documentsPerFile = 1000  (default)
+            cutover.requireWindow = true  (default)
+            cutover.lateness = 15m  (default)
+            cutover.rollbackReserve = 15m  (default)
         "#]],
     );
     let mut world = World::new();
@@ -111,7 +118,6 @@ fn flags_beat_the_environment_and_that_the_file() {
         Some("conf/ferry.yaml"),
         &flags,
         expect![[r#"
-            repository.url = ../vms.git  (ROOT/conf/ferry.yaml:3)
             repository.branch = flag  (flag --branch)
             repository.path = plans/  (ROOT/conf/ferry.yaml:6)
             status.branch = ferry/status  (default)
@@ -119,16 +125,23 @@ fn flags_beat_the_environment_and_that_the_file() {
             status.minInterval = 1h 30m  (ROOT/conf/ferry.yaml:8)
             instance = variable  (env FERRY_INSTANCE)
             stateDir = state  (ROOT/conf/ferry.yaml:10)
+            repository.url = ../vms.git  (ROOT/conf/ferry.yaml:3)
+            repository.pollInterval = 60s  (default)
+            repository.timeout = 60s  (default)
+            repository.verify.mode = off  (default)
             allowPaths = ova, /srv/vms  (ROOT/conf/ferry.yaml:11)
             limits.vmsInFlight = 5  (env FERRY_LIMITS_VMS_IN_FLIGHT)
             limits.copyMemory = 1GiB  (ROOT/conf/ferry.yaml:14)
             limits.checkpointEvery = 128MiB  (default)
             limits.manifestBytes = 1MiB  (default)
             limits.documentsPerFile = 1000  (default)
+            cutover.requireWindow = true  (default)
+            cutover.lateness = 15m  (default)
+            cutover.rollbackReserve = 15m  (default)
         "#]],
     );
     let settings = world.resolve(Some("conf/ferry.yaml"), &flags).unwrap();
-    assert_eq!(settings.repository().unwrap(), world.path("vms.git"));
+    assert_eq!(settings.repository().unwrap(), &Place::Folder(world.path("vms.git")));
     assert_eq!(settings.state_dir, world.path("conf/state"));
     assert_eq!(settings.allow_paths, [world.path("conf/ova"), PathBuf::from("/srv/vms")]);
     assert_eq!(settings.below, "plans");
@@ -169,7 +182,8 @@ fn a_repository_must_be_named_and_here() {
     {
         let flags = Flags { repo: Some(url.into()), ..Flags::default() };
         let settings = world.resolve(None, &flags).unwrap();
-        assert_eq!(settings.repository().unwrap(), world.folder.path().join(expected), "{url}");
+        let expected = Place::Folder(world.folder.path().join(expected));
+        assert_eq!(settings.repository().unwrap(), &expected, "{url}");
     }
     let refused = |url: &str, expected: Expect| {
         let flags = Flags { repo: Some(url.into()), ..Flags::default() };
@@ -177,15 +191,15 @@ fn a_repository_must_be_named_and_here() {
     };
     refused(
         "ssh://git@git.example.org/vms.git",
-        expect![[r"
-        flag --repo: `repository.url`: the repository `ssh://git@git.example.org/vms.git` is not on this machine, and remote ones are not supported yet … hint: name a folder on this machine: a clone, or a bare repository that people push to
-    "]],
+        expect![[r#"
+            settings: ssh://git@git.example.org/vms.git needs a key, and no credential is named … hint: add `repository: { credentials: git }` and `credentials: { git: { hosts: [git.example.org], sshKeyFile: /run/secrets/git, knownHostsFile: /etc/ferry/known_hosts } }`
+        "#]],
     );
     refused(
         "git@git.example.org:vms.git",
-        expect![[r"
-        flag --repo: `repository.url`: the repository `git@git.example.org:vms.git` is not on this machine, and remote ones are not supported yet … hint: name a folder on this machine: a clone, or a bare repository that people push to
-    "]],
+        expect![[r#"
+            flag --repo: `repository.url`: `git@git.example.org:vms.git` is the short form of SSH, which Ferry does not read … hint: write `ssh://git@git.example.org/vms.git`
+        "#]],
     );
     refused(
         "file://host/a",
@@ -193,6 +207,57 @@ fn a_repository_must_be_named_and_here() {
         flag --repo: `repository.url`: cannot read the URL `file://host/a` … hint: write `file:///FOLDER`, or the folder alone
     "]],
     );
+}
+
+#[test]
+fn a_credential_goes_to_its_hosts_only_and_says_what_it_lacks() {
+    let (https, ssh) = ("https://git.example.org:8443/vms", "ssh://git@git.example.org/vms");
+    let cases = [
+        (https, "git", "hosts: [example.org], tokenFile: t"),
+        (https, "git", "hosts: ['git.example.org:443'], tokenFile: t"),
+        (https, "git", "hosts: [git.example.org], passwordFile: p"),
+        (https, "git", "hosts: [git.example.org], passwordFile: p, tokenFile: t"),
+        (https, "git", "hosts: [git.example.org], token: canary"),
+        (https, "other", "hosts: [git.example.org], tokenFile: t"),
+        (ssh, "git", "hosts: [git.example.org]"),
+        (ssh, "git", "hosts: [git.example.org], sshKeyFile: k"),
+    ];
+    let world = World::new();
+    let write = |url: &str, name: &str, credential: &str| {
+        let text = format!(
+            "repository: {{ url: \"{url}\", credentials: {name} }}\ncredentials:\n  git: {{ {credential} }}\n"
+        );
+        world.write("ferry.yaml", &text);
+        world.resolve(Some("ferry.yaml"), &Flags::default())
+    };
+    let told: String = cases
+        .iter()
+        .map(|(url, name, credential)| write(url, name, credential).unwrap_err().to_string() + "\n")
+        .collect();
+    let root = world.folder.path().display().to_string();
+    expect![[r#"
+        ROOT/ferry.yaml:3: the credential `git` is not bound to the host git.example.org, so it is not sent there … hint: add `git.example.org` to `credentials.git.hosts` if it may be
+        ROOT/ferry.yaml:3: the credential `git` is not bound to the host git.example.org, so it is not sent there … hint: add `git.example.org` to `credentials.git.hosts` if it may be
+        ROOT/ferry.yaml:3: the credential `git` has a password and no `username` … hint: add `username`, or let `tokenFile` name a token
+        ROOT/ferry.yaml:3: the credential `git` has a `passwordFile` and a `tokenFile` … hint: leave one of them
+        ROOT/ferry.yaml:3:36: credentials.git: unknown field `token`, expected one of `hosts`, `username`, `passwordFile`, `tokenFile`, `sshKeyFile`, `passphraseFile`, `knownHostsFile`, `caFile`
+        ROOT/ferry.yaml:1: there is no credential `other` … hint: add `credentials: { other: { hosts: [git.example.org], … } }`
+        ROOT/ferry.yaml:3: the credential `git` has no `sshKeyFile` … hint: let `sshKeyFile` name a private key
+        ROOT/ferry.yaml:3: the credential `git` has no `knownHostsFile`, without which nobody can tell who answers … hint: `ssh-keyscan git.example.org` prints lines for it; compare them with what the server's people say
+    "#]].assert_eq(&told.replace(&root, "ROOT"));
+    let settings = write(https, "git", "hosts: ['git.example.org:8443'], tokenFile: t").unwrap();
+    let Place::Remote(remote) = settings.repository().unwrap() else { unreachable!() };
+    let secret = world.path("t");
+    assert_eq!(remote.access, Access::Login { username: "git".into(), secret });
+}
+
+#[test]
+fn signed_commits_need_somebody_who_may_sign() {
+    let world = World::new();
+    world.write("ferry.yaml", "repository: { url: a, verify: { mode: signed } }\n");
+    world.check(Some("ferry.yaml"), &Flags::default(), expect![[r#"
+        ROOT/ferry.yaml: `repository.verify.mode` is `signed`, and nobody is named who may sign … hint: let `repository.verify.allowedSigners` name a file as ssh-keygen(1) describes it
+    "#]]);
 }
 
 #[test]
@@ -205,9 +270,9 @@ fn mistakes_are_named_with_their_line() {
     );
     check(
         "instance: [a]\n",
-        expect![[r"
-        ROOT/conf/ferry.yaml:1:11: instance: invalid type: sequence, expected a text or a number
-    "]],
+        expect![[r#"
+            ROOT/conf/ferry.yaml:1:11: instance: invalid type: sequence, expected a text, a number or a truth value
+        "#]],
     );
     check(
         "instance: a\ninstance: b\n",
@@ -217,9 +282,9 @@ fn mistakes_are_named_with_their_line() {
     );
     check(
         "instance: {\n",
-        expect![[r"
-        ROOT/conf/ferry.yaml:1:11: instance: invalid type: map, expected a text or a number
-    "]],
+        expect![[r#"
+            ROOT/conf/ferry.yaml:1:11: instance: invalid type: map, expected a text, a number or a truth value
+        "#]],
     );
     check(
         "\ninstance: Prod\n",
@@ -278,23 +343,17 @@ fn mistakes_in_texts_are_named_with_their_line_too() {
 #[test]
 fn every_known_setting_that_is_not_honoured_refuses_to_start() {
     check(
-        "instance: a\nrepository:\n  url: /a\n  verify: { mode: off }\n",
-        expect![[r"
-        ROOT/conf/ferry.yaml:4: FY9001: `repository.verify` is not supported yet … hint: take it out; nothing that is written is ignored
-    "]],
+        "instance: a\nstatus:\n  branch: a\n  directory: /x\n",
+        expect![[r#"
+            ROOT/conf/ferry.yaml:4: FY9001: `status.directory` is not supported yet … hint: take it out; nothing that is written is ignored
+        "#]],
     );
     let world = World::new();
     let sample = [
-        "repository: { pollInterval: 60s }",
-        "repository: { timeout: 60s }",
-        "repository: { credentials: git }",
-        "repository: { verify: { mode: signed } }",
         "status: { directory: /x }",
-        "credentials: { git: { hosts: [a] } }",
         "hooks: { commands: {} }",
         "limits: { disksPerHost: 8 }",
         "limits: { hostInFlight: 32MiB }",
-        "cutover: { requireWindow: true }",
         "precopy: { interval: 60m }",
         "libvirt: { uri: qemu:///system }",
         "convert: { parallel: 1 }",
