@@ -1,5 +1,7 @@
 //! Reads sources and targets through their ports into one [`Observed`]. A part that fails is a gap, not a failed pass.
 
+pub mod recorded;
+
 use crate::observed::{Brake, Gap, Observed, Seen};
 use crate::port::{PortError, Sites, World};
 

@@ -127,9 +127,11 @@ impl Place<'_> {
         if self.world.hold.engaged() {
             return self.await_off();
         }
-        if self.source()?.power == Power::Off {
+        let seen = self.source()?;
+        if seen.power == Power::Off {
             return Ok(vec![Fact::SourceOff]);
         }
+        self.is_claimed(&seen)?;
         let desired = &begun.instructions().desired;
         self.world.source.shut_down(&desired.source_site, &begun.run().vm)?;
         let patience = jiff::SignedDuration::from_secs(i64::from(desired.shutdown_timeout_s));
@@ -145,9 +147,34 @@ impl Place<'_> {
         })
     }
 
+    /// The mark may have been taken away while the attempt waited, and somebody else's may stand there (safety rule 4).
+    fn is_claimed(&self, seen: &Vm) -> Result<(), PortError> {
+        let Phase::ShuttingDown { claim, .. } = &self.run.phase else {
+            return Err(out_of_phase(self.run));
+        };
+        let ours = match (claim, &seen.claim) {
+            (None, Claim::Impossible) => true,
+            (Some(token), Claim::Held(held)) => token.as_str() == held,
+            (None | Some(_), _) => false,
+        };
+        if ours {
+            return Ok(());
+        }
+        Err(PortError::lasting(
+            "the source does not carry this attempt's mark any more, so it is not taken down",
+            "find out who took the mark away; a new Migration claims it again",
+            Mend::Person,
+        ))
+    }
+
     fn power_off(&self) -> Result<Vec<Fact>, PortError> {
         let begun = &self.run.begun;
-        if self.source()?.power == Power::On {
+        if self.world.hold.engaged() {
+            return self.await_off();
+        }
+        let seen = self.source()?;
+        if seen.power == Power::On {
+            self.is_claimed(&seen)?;
             let site = &begun.instructions().desired.source_site;
             self.world.source.power_off(site, &begun.run().vm)?;
         }
@@ -331,7 +358,10 @@ impl Place<'_> {
         let begun = &self.run.begun;
         if let Some(token) = &undo.claim {
             let site = &begun.instructions().desired.source_site;
-            self.world.source.release(site, &begun.run().vm, token)?;
+            // A VM that is certainly gone took its mark along.
+            if self.world.source.look(site, &begun.run().vm)?.is_some() {
+                self.world.source.release(site, &begun.run().vm, token)?;
+            }
         }
         Ok(vec![Fact::ClaimReleased])
     }

@@ -1,7 +1,8 @@
 //! Source, target and surroundings as last seen, each part with its age or its error. Absence proves nothing by itself:
 //! what decides asks [`Seen::fresh`], which a gap or an old look never satisfies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -73,7 +74,7 @@ pub struct Gap {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SourceState {
     /// Its VMs.
-    pub vms: Vec<Vm>,
+    pub vms: Vec<Arc<Vm>>,
     /// Parts of it that could not be read, one sentence each (a broken archive beside good ones).
     pub gaps: Vec<Gap>,
     /// The source's own clock, where it has one.
@@ -82,7 +83,7 @@ pub struct SourceState {
 
 impl SourceState {
     /// Finds a VM by what it is.
-    pub fn vm(&self, id: &SourceVm) -> Option<&Vm> {
+    pub fn vm(&self, id: &SourceVm) -> Option<&Arc<Vm>> {
         self.vms.iter().find(|vm| vm.id == *id)
     }
 }
@@ -95,6 +96,8 @@ pub struct TargetState {
     pub free: Bytes,
     /// What stands there under which name, made by Ferry or not.
     pub vms: BTreeMap<TargetName, TargetVm>,
+    /// The partial areas that stand there, of whichever instance.
+    pub areas: BTreeSet<Token>,
 }
 
 /// Something that stands on the target under a name.

@@ -77,6 +77,8 @@ pub enum Ancestry {
 
 /// The repository of plans.
 pub trait PlanRepo: Send + Sync {
+    /// Names the watched branch.
+    fn branch(&self) -> &str;
     /// Returns the watched branch's commit; `None` where the branch does not exist.
     fn head(&self) -> Result<Option<CommitId>, PortError>;
     /// Resolves what a person typed (`HEAD~1`, a branch, a commit).
@@ -87,6 +89,9 @@ pub trait PlanRepo: Send + Sync {
     fn blob(&self, blob: &str, limit: u64) -> Result<Vec<u8>, PortError>;
     /// Tells whether `newer` descends from `older`.
     fn ancestry(&self, older: &CommitId, newer: &CommitId) -> Result<Ancestry, PortError>;
+    /// Tells why nobody who may decide stands behind a commit, where the settings ask for signatures; `None` where somebody does,
+    /// or where they do not ask.
+    fn distrust(&self, commit: &CommitId) -> Result<Option<String>, PortError>;
     /// Returns the status branch's files below a folder, by path within it.
     fn report(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError>;
     /// Makes the status branch hold exactly these files below a folder, in one commit; other folders stay. Equal bytes make

@@ -1,5 +1,7 @@
 //! Which commit counts. A newer commit is followed unless what it takes away looks like an accident (safety rules 5 and 15).
 
+use std::collections::HashSet;
+
 use crate::controller::read::Reading;
 use crate::desired::{Request, Wanted};
 use crate::domain::id::CommitId;
@@ -53,11 +55,12 @@ pub fn objection(
     if after.files == 0 && before.files > 0 {
         return accept(format!("{} holds no manifest any more", after.commit));
     }
+    let there: HashSet<_> = after.wanted.requests.iter().map(|request| &request.name).collect();
     let gone = before
         .wanted
         .requests
         .iter()
-        .filter(|request| after.wanted.requests.iter().all(|other| other.name != request.name))
+        .filter(|request| !there.contains(&request.name))
         .filter(|request| active(&before.wanted, request, progress))
         .count();
     if gone > VANISHED_MAX {
@@ -83,5 +86,12 @@ pub fn unadopted(instance: &str, head: &CommitId) -> String {
     format!(
         "the journal is empty, but the status branch holds a report of {instance}: the state folder was lost or is another \
          one; bring it back, or take over with `ferry adopt {head}`"
+    )
+}
+
+/// Returns the sentence for a commit that nobody stands behind who may decide.
+pub fn untrusted(why: &str, head: &CommitId) -> String {
+    format!(
+        "{why}; let a known signer commit on top of it, or accept it as it is with `ferry adopt {head}`"
     )
 }

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config as Runner, RngAlgorithm, TestCaseError, TestR
 
 use crate::controller::{Config, Controller, ControllerError, Pass};
 use crate::copy::engine::PIECE_BYTES_MAX;
-use crate::decide::{Limits, Standing};
+use crate::decide::{CutoverLimits, Limits, Standing};
 use crate::domain::id::Instance;
 use crate::domain::unit::Bytes;
 use crate::execute::{CopyBounds, execute};
@@ -18,7 +18,7 @@ use crate::journal::phase::{Phase, name_of};
 use crate::journal::record::Entry;
 use crate::planted::{Bug, plant};
 use crate::sim::count::Counts;
-use crate::sim::script::{Edit, Manifests, Nature, PlanModel, Script, scripts};
+use crate::sim::script::{Edit, Manifests, Nature, PlanModel, Script, When, scripts};
 use crate::sim::{FaultPlan, SimVmSpec, SimWorld, invariant};
 
 /// Events of one script.
@@ -31,7 +31,7 @@ const CASES: u32 = 32;
 const CASES_FOR_COUNTS: u32 = 2_000;
 
 /// The facts of attempts: each is journaled in some script.
-const FACTS: [&str; 31] = [
+const FACTS: [&str; 34] = [
     "Began",
     "ClaimIntended",
     "Claimed",
@@ -63,6 +63,9 @@ const FACTS: [&str; 31] = [
     "Tried",
     "Stalled",
     "Resumed",
+    "Timed",
+    "NowSeen",
+    "Cutover",
 ];
 
 /// Effects that fail one by one, in each way: those of one VM from its claim to its start.
@@ -78,10 +81,15 @@ const CALM_PASSES: usize = 400;
 /// How long a calm world waits between two passes.
 const CALM_PAUSE: SignedDuration = SignedDuration::from_secs(45);
 
-fn config() -> Config {
+/// Times and windows as by default; a window is not demanded, so that scripts without one move as well.
+fn cutover_limits() -> CutoverLimits {
+    CutoverLimits { require_window: false, ..CutoverLimits::default() }
+}
+
+pub(super) fn config() -> Config {
     Config {
         instance: Instance::new("sim"),
-        limits: Limits { vms_in_flight: 3 },
+        limits: Limits { vms_in_flight: 3, cutover: cutover_limits() },
         manifests: crate::manifest::parse::Limits::default(),
         copy: CopyBounds {
             allow_paths: Vec::new(),
@@ -241,11 +249,15 @@ fn people_shut_down(world: &SimWorld, controller: &Controller<'_>) {
 }
 
 /// Makes a pass and carries out what follows from it. Returns `None` where the controller has to be started again.
-fn step(world: &SimWorld, controller: &mut Controller<'_>) -> Result<Option<Pass>, String> {
-    let pass = match controller.pass() {
+pub(super) fn step(
+    world: &SimWorld,
+    controller: &mut Controller<'_>,
+) -> Result<Option<Pass>, String> {
+    let mut pass = match controller.pass() {
         Ok(pass) => pass,
         Err(error) => return wrong(&error).map(|()| None),
     };
+    controller.report(&mut pass);
     if world.crashed() {
         return Ok(None);
     }
@@ -349,6 +361,8 @@ fn broken_by(bug: Bug) -> &'static str {
         Bug::UndoLeavesArea => "no leftovers",
         Bug::ForgetsOrphans => "says no reason",
         Bug::ReportsTheTime => "does not come to rest",
+        Bug::IgnoresWindows => "only in its window",
+        Bug::CatchesUpCutovers => "missed is missed",
     }
 }
 
@@ -366,7 +380,9 @@ fn disturbed() -> impl Iterator<Item = Script> {
         power: "auto",
         verify: "changed",
         convert: false,
+        window: true,
     };
+    let late = timed(&plan);
     let mut well = vec![
         Nature::Commit(Edit::Plan(0, plan)),
         Nature::Commit(Edit::Migrate(0)),
@@ -400,7 +416,23 @@ fn disturbed() -> impl Iterator<Item = Script> {
         (0..5).map(move |number| FaultPlan { effects: one(at, number), ..FaultPlan::default() })
     });
     let faults = calls.chain(effects).map(move |faults| (well.clone(), faults));
-    first.chain(events).chain(faults).map(move |(events, faults)| script(events, faults))
+    let late = late.into_iter().map(|events| (events, FaultPlan::default()));
+    let all = first.chain(events).chain(faults).chain(late);
+    all.map(move |(events, faults)| script(events, faults))
+}
+
+/// Scripts in which a migration comes when its window is closed, and when its time has passed.
+fn timed(plan: &PlanModel) -> [Vec<Nature>; 2] {
+    let commit = Nature::Commit;
+    let wait = || (0..40).map(|_| Nature::Tick(100));
+    let mut closed = vec![commit(Edit::Plan(0, plan.clone())), commit(Edit::Window(20))];
+    closed.extend([Nature::Tick(1500), commit(Edit::Migrate(0))]);
+    closed.extend(wait());
+    let mut passed = vec![commit(Edit::Plan(0, plan.clone())), Nature::Hold(true)];
+    passed.extend([commit(Edit::Migrate(0)), commit(Edit::Cutover(0, When::In(-30)))]);
+    passed.push(Nature::Hold(false));
+    passed.extend(wait());
+    [closed, passed]
 }
 
 #[test]

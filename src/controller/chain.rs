@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use crate::controller::read::Reading;
 use crate::decide::{Decision, Input, Limits, decide};
 use crate::domain::id::{CommitId, RunId, SourceVm};
 use crate::journal::progress::Progress;
 use crate::observed::{Observed, Seen};
-use crate::policy::{Judge, Verdict};
+use crate::policy::{self, Judge, Said, Verdict};
 
 /// Everything that the chain is made of.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ pub struct Chain {
 #[derive(Debug)]
 struct Judged {
     commit: CommitId,
+    /// Waivers end with a day.
+    day: Date,
     revision: u64,
     /// `None` until the pass ends: within a pass the facts change, not what was seen.
     observed: Option<Observed>,
@@ -48,6 +51,18 @@ struct Judged {
 }
 
 impl Chain {
+    /// Begins with what was said of VMs elsewhere.
+    pub fn recalling(said: &Said) -> Self {
+        let mut chain = Self::default();
+        chain.judge.recall(said);
+        chain
+    }
+
+    /// Returns what was said of VMs until now.
+    pub fn said(&self) -> Said {
+        self.judge.said()
+    }
+
     /// Judges every entry and every attempt that is not over, and decides.
     pub fn assess(&mut self, assessment: &Assessment<'_>) -> (Decision, Arc<Vec<Verdict>>) {
         let Assessment { reading, observed, progress, busy, limits, now } = *assessment;
@@ -55,7 +70,8 @@ impl Chain {
         let begun: BTreeMap<SourceVm, Verdict> = progress
             .moving()
             .map(|run| {
-                let verdict = self.judge.judge_begun(&run.begun, observed, now);
+                let wanted = reading.map(|reading| &*reading.wanted);
+                let verdict = self.judge.judge_begun(&run.begun, wanted, observed, now);
                 (run.begun.run().vm.clone(), verdict)
             })
             .collect();
@@ -87,6 +103,7 @@ impl Chain {
         let revision = progress.revision();
         if let Some(last) = &self.last
             && last.commit == reading.commit
+            && last.day == policy::day(now)
             && last.revision == revision
             && last.observed.as_ref().is_some_and(|before| same(before, observed, now))
         {
@@ -95,7 +112,13 @@ impl Chain {
         let ours = progress.areas().cloned().collect();
         let verdicts = Arc::new(self.judge.clear(&reading.wanted, observed, &ours, now));
         let (commit, made) = (reading.commit.clone(), verdicts.clone());
-        self.last = Some(Judged { commit, revision, observed: None, verdicts: made });
+        self.last = Some(Judged {
+            commit,
+            day: policy::day(now),
+            revision,
+            observed: None,
+            verdicts: made,
+        });
         verdicts
     }
 }

@@ -12,6 +12,8 @@ pub mod run;
 
 #[cfg(test)]
 mod campaign;
+#[cfg(test)]
+mod rehearsal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -164,6 +166,8 @@ struct Reported {
     at: Option<Timestamp>,
     revision: u64,
     phases: Vec<(RunId, &'static str)>,
+    /// Why the last try failed; it is logged once, not with every pass.
+    error: Option<String>,
 }
 
 impl std::fmt::Debug for Controller<'_> {
@@ -226,7 +230,8 @@ impl<'w> Controller<'w> {
         self.stopping = true;
     }
 
-    /// Reads, looks, judges, decides and journals what holds already.
+    /// Reads, looks, judges, decides and journals what holds already. What it returns begins first, and is reported then: a
+    /// slow remote does not hold up what was decided, only what is decided next.
     pub fn pass(&mut self) -> Result<Pass, ControllerError> {
         self.hear()?;
         let mut bars = self.clock_jumped().into_iter().collect::<Vec<_>>();
@@ -236,7 +241,6 @@ impl<'w> Controller<'w> {
         observed.power_off_bars = bars;
         let (decision, verdicts) = self.settle(&observed)?;
         self.chain.remember(observed);
-        self.report(&decision, &verdicts, &mut pass);
         pass.wake = wake(&decision);
         for action in decision.actions {
             let Some(run) = self.progress.runs(&action.run.vm).last().cloned() else { continue };
@@ -275,7 +279,15 @@ impl<'w> Controller<'w> {
                         self.heard.get(&run).is_some_and(|last| number != 0 && number <= *last);
                     if !known {
                         let last = matches!(news, News::Failed(_) | News::Ended);
-                        noted |= self.hear_news(&run, news)?;
+                        let checkpoint = matches!(news, News::Checkpointed(_));
+                        match self.hear_news(&run, news) {
+                            Ok(heard) => noted |= heard,
+                            // The next one says more; until then a restart copies from an earlier one.
+                            Err(ControllerError::Journal { source }) if checkpoint => {
+                                tracing::warn!(error = %visible(&source.fault.text), "a checkpoint is not written");
+                            }
+                            Err(error) => return Err(error),
+                        }
                         // The next worker of the attempt counts from 1 again.
                         if last {
                             self.heard.remove(&run);
@@ -319,6 +331,9 @@ impl<'w> Controller<'w> {
 
     /// Journals entries, all or none, and folds them. An entry that would not follow is not journaled.
     fn append(&mut self, entries: &[Entry]) -> Result<(), ControllerError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let at = self.world.clock.now();
         for entry in entries {
             if let Entry::Run { run, fact } = entry {
@@ -369,7 +384,22 @@ impl<'w> Controller<'w> {
             if assessed.0.notes.is_empty() {
                 return Ok(assessed);
             }
-            self.append(&assessed.0.notes)?;
+            // In a full state folder what finishes or undoes a VM is still written: it must not fail with what begins one.
+            let (kept, new): (Vec<Entry>, Vec<Entry>) =
+                assessed.0.notes.iter().cloned().partition(Entry::may_use_reserve);
+            self.append(&kept)?;
+            match self.append(&new) {
+                // Nothing new begins, and what is under way goes on.
+                Err(ControllerError::Journal { source })
+                    if !kept.is_empty() || !assessed.0.actions.is_empty() =>
+                {
+                    tracing::error!(error = %visible(&source.fault.text), "nothing new begins");
+                    if kept.is_empty() {
+                        return Ok(assessed);
+                    }
+                }
+                other => other?,
+            }
         }
         Err(ControllerError::Unsettled)
     }
@@ -382,11 +412,18 @@ impl<'w> Controller<'w> {
             Ok(Acceptance::Same) => {}
             Ok(Acceptance::Follow { reading, facts }) => {
                 let facts: Vec<Entry> = facts.into_iter().map(Entry::Repo).collect();
-                if !facts.is_empty() {
-                    self.append(&facts)?;
+                match self.append(&facts) {
+                    // What cannot be remembered is not followed; what counted before counts on.
+                    Err(ControllerError::Journal { source }) if self.reading.is_some() => {
+                        bars.push(source.fault.text.clone());
+                        pass.unread = Some(source);
+                    }
+                    other => {
+                        other?;
+                        tracing::info!(commit = %reading.commit, "following");
+                        self.reading = Some(reading);
+                    }
                 }
-                tracing::info!(commit = %reading.commit, "following");
-                self.reading = Some(reading);
             }
             Ok(Acceptance::Hold { reading, reason }) => {
                 if reading.is_some() {
@@ -396,12 +433,12 @@ impl<'w> Controller<'w> {
                 pass.held = Some(reason);
             }
             Err(error) => {
+                if self.reading.is_none() {
+                    self.reading = self.reader.accepted(repo, &self.progress);
+                }
                 bars.push(error.fault.text.clone());
                 pass.unread = Some(error);
             }
-        }
-        if let Some(reading) = &self.reading {
-            bars.extend(reading.bars.iter().cloned());
         }
         Ok(())
     }
@@ -419,25 +456,27 @@ impl<'w> Controller<'w> {
         (drift.abs() > CLOCK_JUMP_MAX).then(|| "this machine's clock has just jumped".to_owned())
     }
 
-    fn report(&mut self, decision: &Decision, verdicts: &[Verdict], pass: &mut Pass) {
+    /// Renders the report of a pass, and commits it when it is due.
+    pub fn report(&mut self, pass: &mut Pass) {
         let Some(reading) = &self.reading else { return };
         let instance = &self.config.instance;
         self.renderer.report(&preview::Input {
             wanted: &reading.wanted,
-            verdicts,
+            verdicts: &pass.verdicts,
             progress: &self.progress,
-            decision,
+            stands: &pass.stands,
             commit: &reading.commit,
             instance,
             held: pass.held.as_deref(),
+            cutover: self.config.limits.cutover,
+            now: self.world.clock.now(),
         });
         if planted(Bug::ReportsTheTime) {
             let now = self.world.clock.now().to_string().into_bytes();
             let files = [("time".to_owned(), now)].into();
             let _ = self.world.repo.publish("time", &files, "the time");
         }
-        let moves = !decision.actions.is_empty() || decision.stands.iter().any(active);
-        if self.report_due(moves) {
+        if self.report_due(pass.stands.iter().any(active)) {
             self.publish(pass);
         }
     }
@@ -474,10 +513,14 @@ impl<'w> Controller<'w> {
             Ok(made) => {
                 pass.reported = made;
                 pass.report_error = None;
-                self.reported = Reported { at: Some(now), revision, phases: self.phases() };
+                let (at, phases) = (Some(now), self.phases());
+                self.reported = Reported { at, revision, phases, error: None };
             }
             Err(error) => {
-                tracing::warn!(error = %visible(&error.fault.text), "the report was not committed");
+                if self.reported.error.as_ref() != Some(&error.fault.text) {
+                    tracing::warn!(error = %visible(&error.fault.text), "the report was not committed");
+                    self.reported.error = Some(error.fault.text.clone());
+                }
                 pass.report_error = Some(error);
             }
         }
@@ -520,6 +563,8 @@ fn wake(decision: &Decision) -> Option<Timestamp> {
     let due = |stand: &Stand| match &stand.state {
         Standing::Waiting(Wait::Retry { at, .. }) => Some(*at),
         Standing::Waiting(Wait::ShuttingDown { deadline }) => Some(*deadline),
+        Standing::Waiting(Wait::Cutover { at }) => Some(*at),
+        Standing::Waiting(Wait::Window { by: _, opens }) => *opens,
         Standing::Acting(_) | Standing::Waiting(_) | Standing::Resting(_) => None,
     };
     decision.stands.iter().filter_map(due).min()

@@ -3,13 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::controller::accept::{Acceptance, objection, unadopted};
-use crate::desired::{FileVersions, Wanted, load};
+use crate::controller::accept::{Acceptance, objection, unadopted, untrusted};
+use crate::desired::{FileVersions, Memo, Wanted, load_with};
 use crate::domain::id::{CommitId, Instance};
+use crate::domain::text::visible;
 use crate::journal::progress::Progress;
-use crate::journal::record::{Disposition, RepoFact};
+use crate::journal::record::{Disposition, Mend, RepoFact};
 use crate::manifest::parse::{Limits, ParsedFile, parse_file};
+use crate::policy::review;
 use crate::port::{PlanRepo, PortError};
+
+/// How much all manifests of a commit hold together: forty times what 10,000 VMs need. A small push can name one blob under
+/// a hundred thousand paths, and each is parsed.
+const BYTES_MAX: usize = 256 << 20;
 
 /// What a commit says.
 #[derive(Clone, Debug)]
@@ -18,10 +24,8 @@ pub struct Reading {
     pub commit: CommitId,
     /// What it asks for, and what is wrong with it.
     pub wanted: Arc<Wanted>,
-    /// How many manifest files it has.
+    /// How many manifest files it has; what is refused by name is none.
     pub files: usize,
-    /// Why nothing may be powered off as long as it counts.
-    pub bars: Vec<String>,
 }
 
 /// Reads commits, and remembers the files that it parsed.
@@ -29,12 +33,13 @@ pub struct Reading {
 pub struct Reader {
     limits: Limits,
     parsed: BTreeMap<(String, String), Arc<ParsedFile>>,
+    memo: Memo,
 }
 
 impl Reader {
     /// Remembers nothing yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, parsed: BTreeMap::new() }
+        Self { limits, parsed: BTreeMap::new(), memo: Memo::default() }
     }
 
     /// Decides whether the branch's head counts, and reads what counts.
@@ -47,19 +52,25 @@ impl Reader {
     ) -> Result<Acceptance, PortError> {
         let Some(head) = repo.head()? else {
             return Err(PortError::passing(
-                "the watched branch does not exist",
+                format!("the watched branch `{}` does not exist", visible(repo.branch())),
                 "push a first commit to it, or name another one in `repository.branch`",
             ));
         };
         if current.is_some_and(|current| current.commit == head) {
             return Ok(Acceptance::Same);
         }
+        // What was accepted once, by itself or by a person, stays so.
+        let distrusted =
+            if progress.accepted() == Some(&head) { None } else { repo.distrust(&head)? };
         let Some(accepted) = progress.accepted() else {
             if progress.is_empty() && !repo.report(instance.as_str())?.is_empty() {
                 return Ok(Acceptance::Hold {
                     reading: None,
                     reason: unadopted(instance.as_str(), &head),
                 });
+            }
+            if let Some(why) = distrusted {
+                return Ok(Acceptance::Hold { reading: None, reason: untrusted(&why, &head) });
             }
             return self.accept(repo, &head, progress);
         };
@@ -71,6 +82,10 @@ impl Reader {
             Some(current) => current.clone(),
             None => self.read(repo, accepted, progress)?.0,
         };
+        if let Some(why) = distrusted {
+            let (reading, reason) = (current.is_none().then_some(before), untrusted(&why, &head));
+            return Ok(Acceptance::Hold { reading, reason });
+        }
         let (after, facts) = self.read(repo, &head, progress)?;
         match objection(&before, &after, ancestry, progress) {
             Some(reason) => {
@@ -78,6 +93,12 @@ impl Reader {
             }
             None => Ok(followed(after, facts)),
         }
+    }
+
+    /// Reads what counts while the branch cannot be asked: the last commit that was accepted, if it can be read.
+    pub fn accepted(&mut self, repo: &dyn PlanRepo, progress: &Progress) -> Option<Reading> {
+        let accepted = progress.accepted()?;
+        self.read(repo, accepted, progress).ok().map(|(reading, _)| reading)
     }
 
     fn accept(
@@ -104,8 +125,17 @@ impl Reader {
         let mut facts = Vec::new();
         let mut versions = Vec::new();
         let mut kept = BTreeMap::new();
+        let mut bytes = 0;
         for file in &tree.files {
             let parsed = self.parse(repo, &file.path, &file.blob)?;
+            bytes += parsed.bytes;
+            if bytes > BYTES_MAX {
+                return Err(PortError::lasting(
+                    format!("the manifests of {commit} hold more than {} MiB", BYTES_MAX >> 20),
+                    "keep plans in a repository of their own, or set `repository.path`",
+                    Mend::Person,
+                ));
+            }
             let key = (file.path.clone(), file.blob.clone());
             if self.parsed.contains_key(&key) {
                 kept.insert(key, parsed.clone());
@@ -133,7 +163,7 @@ impl Reader {
         facts.extend(gone.map(|file| RepoFact::FileGone { file: file.clone() }));
         facts.push(RepoFact::Accepted { commit: commit.clone() });
         self.parsed = kept;
-        Ok((reading(commit, &files), facts))
+        Ok((reading(commit, &files, tree.files.len(), &mut self.memo), facts))
     }
 
     /// Reads the last good version of a file that is broken now. Where that cannot be read either, nobody knows what the file
@@ -179,24 +209,14 @@ impl Reader {
 
 type Versions = (String, Arc<ParsedFile>, Option<Arc<ParsedFile>>);
 
-fn reading(commit: &CommitId, files: &[Versions]) -> Reading {
+fn reading(commit: &CommitId, files: &[Versions], manifests: usize, memo: &mut Memo) -> Reading {
     let versions: Vec<FileVersions<'_>> = files
         .iter()
         .map(|(_, now, last_good)| FileVersions { now, last_good: last_good.as_deref() })
         .collect();
-    // Windows are not honoured yet, so that one which is written, or was before its file broke, closes (rules 7 and 12).
-    let bars = files.iter().filter(|(_, now, last_good)| {
-        now.mentions_windows || last_good.as_ref().is_some_and(|file| file.mentions_windows)
-    });
-    let bars = bars.map(|(path, ..)| {
-        format!("{path} speaks of a CutoverWindow, and windows are not supported yet")
-    });
-    Reading {
-        commit: commit.clone(),
-        wanted: Arc::new(load(&versions)),
-        files: files.len(),
-        bars: bars.collect(),
-    }
+    let mut wanted = load_with(&versions, memo);
+    wanted.findings.extend(review(&wanted));
+    Reading { commit: commit.clone(), wanted: Arc::new(wanted), files: manifests }
 }
 
 fn followed(reading: Reading, facts: Vec<RepoFact>) -> Acceptance {

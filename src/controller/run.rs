@@ -105,6 +105,7 @@ async fn serve(
                         state.in_flight += 1;
                         spawn(task);
                     }
+                    controller.report(&mut pass);
                     watcher.passed(controller, &pass);
                     state.due = next_look(now, &pass, state.in_flight);
                     state.last = pass;
@@ -162,7 +163,9 @@ impl Loop {
             }
             Some(Event::Done(run, result)) => {
                 self.in_flight -= 1;
-                self.due = now;
+                // An action that found nothing out is not asked again at once.
+                let idle = matches!(&result, Ok(facts) if facts.is_empty());
+                self.due = if idle { self.due.min(after(now, LOOK_BUSY)) } else { now };
                 match controller.done(&run, result) {
                     // What was found out is found out again.
                     Err(error @ ControllerError::Journal { .. }) => {
@@ -200,5 +203,6 @@ fn next_look(now: Timestamp, pass: &Pass, in_flight: usize) -> Timestamp {
     let braked = pass.stands.iter().any(|stand| stand.state == Standing::Waiting(Wait::Brake));
     let moving = in_flight > 0 || braked || pass.active();
     let look = after(now, if moving { LOOK_BUSY } else { LOOK_IDLE });
-    pass.wake.map_or(look, |wake| wake.max(now).min(look))
+    // A moment that has passed brings nothing that this very pass did not see.
+    pass.wake.filter(|wake| *wake > now).map_or(look, |wake| wake.min(look))
 }

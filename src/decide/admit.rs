@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::decide::cutover::{self, CutoverLimits};
 use crate::decide::{Input, Wait};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Claim, DiskFormat, Vm};
@@ -32,6 +33,8 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 pub struct Limits {
     /// How many VMs may move at once.
     pub vms_in_flight: usize,
+    /// When VMs may be taken down.
+    pub cutover: CutoverLimits,
 }
 
 /// What trouble asks for.
@@ -93,7 +96,7 @@ fn mended(input: &Input<'_>, run: &Run, trouble: &Trouble) -> Option<String> {
     match mend {
         Mend::Space(needed) => {
             let free = input.observed.targets.get(&desired.target)?.fresh(input.now)?.free;
-            (free >= *needed).then(|| format!("the target has {free} free now"))
+            (paused && free >= *needed).then(|| format!("the target has {free} free now"))
         }
         Mend::Source => {
             let seen = input.observed.sources.get(&desired.source)?;
@@ -132,7 +135,7 @@ pub(super) fn power_off(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
             let text = format!("the clock of {source} is more than 60 s away from this machine's");
             Err(Wait::PowerOffBarred(text))
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => cutover::power_off(input, run),
     }
 }
 

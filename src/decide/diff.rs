@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::decide::admit::{Relief, Taken, foreign_mark, relief};
-use crate::decide::{Action, Decision, Input, Rest, Stand, Standing, Wait, step};
-use crate::desired::{Desired, PlanWanted, Request, VmWanted, Wanted};
+use crate::decide::{Action, Decision, Input, Rest, Stand, Standing, Wait, cutover, step};
+use crate::desired::{PlanWanted, Request, VmWanted, Wanted};
 use crate::domain::id::{MigrationName, PlanName, RunId, SourceVm, VmKey};
 use crate::journal::phase::Phase;
 use crate::journal::progress::Run;
@@ -50,6 +50,12 @@ fn one_moving(input: &Input<'_>, run: &Run, decision: &mut Decision) -> Standing
     }
     if run.phase.undoable()
         && let Some(why) = given_up(input, run)
+    {
+        return note(Fact::UndoBegan { why }, "undo");
+    }
+    if run.phase.undoable()
+        && run.phase.took_source_down()
+        && let Some(why) = cutover::window_closed(input, run)
     {
         return note(Fact::UndoBegan { why }, "undo");
     }
@@ -99,7 +105,7 @@ fn given_up(input: &Input<'_>, run: &Run) -> Option<Abandon> {
         let edited = entry
             .desired
             .as_ref()
-            .is_some_and(|desired| !same_wish(desired, &run.begun.instructions().desired));
+            .is_some_and(|desired| !desired.wishes(&run.begun.instructions().desired));
         let order = order(input, wanted);
         let newer =
             active(wanted, &order).get(&key.plan).is_some_and(|request| request.name != *migration);
@@ -108,11 +114,6 @@ fn given_up(input: &Input<'_>, run: &Run) -> Option<Abandon> {
         }
     }
     None
-}
-
-/// Tells whether two wishes mean the same, wherever they stand in a file.
-fn same_wish(one: &Desired, other: &Desired) -> bool {
-    *one == Desired { place: one.place.clone(), ..other.clone() }
 }
 
 /// Lists the migrations in the order in which they were first seen, new ones last.
@@ -160,6 +161,7 @@ pub(super) fn entries(
         let seen = RepoFact::MigrationSeen { migration: name.clone() };
         decision.notes.push(Entry::Repo(seen));
     }
+    cutover::timed(input, &wanted.requests, &mut decision.notes);
     let active = active(wanted, &order);
     let mut common = Common {
         input,
@@ -235,24 +237,29 @@ impl Common<'_> {
         if let Some(wait) = self.before_begin(entry, request, cleared, begun) {
             return Standing::Waiting(wait);
         }
+        let (of, notes) = ((&entry.key, &**cleared.vm()), &mut decision.notes);
+        if let Err(wait) = cutover::begin(self.input, plan, request, of, last, notes) {
+            return Standing::Waiting(wait);
+        }
         if let Err(wait) = taken.admit(self.input, cleared) {
             return Standing::Waiting(wait);
         }
         let attempt = u32::try_from(runs.len()).unwrap_or(u32::MAX).saturating_add(1);
         let run = RunId { vm: vm.clone(), migration: request.name.clone(), attempt };
         begun.insert(vm.clone(), entry.key.clone());
-        decision.notes.push(Entry::Run { run, fact: Fact::Began(self.instructions(cleared)) });
+        let fact = Fact::Began(Box::new(self.instructions(cleared)));
+        decision.notes.push(Entry::Run { run, fact });
         Standing::Acting("begin")
     }
 
-    fn instructions(&self, cleared: &Cleared) -> Box<Instructions> {
-        Box::new(Instructions {
+    fn instructions(&self, cleared: &Cleared) -> Instructions {
+        Instructions {
             desired: cleared.desired().clone(),
             vm: cleared.vm().clone(),
             target_name: cleared.target_name().clone(),
             digest: cleared.digest().clone(),
             commit: self.input.commit.clone(),
-        })
+        }
     }
 
     /// Holds an entry to the VM that it meant when it was first resolved (safety rule 2).
@@ -323,17 +330,17 @@ fn resting(
     runs: &[Run],
     last: Option<&Run>,
 ) -> Option<Rest> {
-    let again = |run: &Run| {
-        request.is_some_and(|request| {
-            request.again.contains(&entry.key.vm)
-                && runs.iter().all(|run| run.begun.run().migration != request.name)
-                && run.begun.run().migration != request.name
-        })
-    };
-    if let Some(run) = last
-        && matches!(run.phase, Phase::Completed { .. })
-        && !again(run)
-    {
+    // Every attempt counts: one that was begun again and undone does not make it unmoved (safety rules 1 and 16).
+    let completed: Vec<&Run> = runs
+        .iter()
+        .chain(last)
+        .filter(|run| matches!(run.phase, Phase::Completed { .. }))
+        .collect();
+    let again = request.is_some_and(|request| {
+        request.again.contains(&entry.key.vm)
+            && completed.iter().all(|run| run.begun.run().migration != request.name)
+    });
+    if !completed.is_empty() && !again {
         return Some(Rest::Completed);
     }
     if plan.archived {
@@ -350,7 +357,7 @@ fn resting(
         Phase::Undone { why: Abandon::MigrationGone, .. } => Some(Rest::Withdrawn),
         Phase::Undone { why: Abandon::Failed(fault), .. } => {
             let before = &own.begun.instructions().desired;
-            let edited = entry.desired.as_ref().is_some_and(|desired| !same_wish(desired, before));
+            let edited = entry.desired.as_ref().is_some_and(|desired| !desired.wishes(before));
             (!edited).then(|| Rest::Failed(fault.clone()))
         }
         Phase::Undone { why: Abandon::Superseded, .. } => None,

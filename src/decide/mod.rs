@@ -2,6 +2,7 @@
 //! Pure: the time is an argument.
 
 mod admit;
+mod cutover;
 mod diff;
 mod step;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::observed::{Gap, Observed};
 use crate::policy::{Cleared, Verdict};
 
 pub use admit::{FAILURES_MAX, Limits};
+pub use cutover::CutoverLimits;
 
 /// Everything that a decision is made of.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +236,27 @@ pub enum Wait {
     Stalled(Fault),
     /// `ferry hold`, or the end of the process.
     Brake,
+    /// The time of its cutover has not come.
+    Cutover {
+        /// The time.
+        at: Timestamp,
+    },
+    /// It has no time although it had one, or was told to wait for one.
+    Postponed,
+    /// The time of its cutover passed, and is never caught up with.
+    CutoverMissed {
+        /// The time.
+        at: Timestamp,
+        /// Why it was missed.
+        why: String,
+    },
+    /// A window is closed, or closes too soon.
+    Window {
+        /// The window, or why.
+        by: String,
+        /// When all windows are open long enough; `None` where that is not in sight.
+        opens: Option<Timestamp>,
+    },
     /// Nothing may be powered off now.
     PowerOffBarred(String),
     /// The source VM carries somebody else's mark.
@@ -255,6 +278,10 @@ impl Wait {
             | Self::Pinned { .. }
             | Self::Stalled(_)
             | Self::Brake
+            | Self::Cutover { .. }
+            | Self::Postponed
+            | Self::CutoverMissed { .. }
+            | Self::Window { .. }
             | Self::PowerOffBarred(_)
             | Self::Claimed(_) => false,
         }

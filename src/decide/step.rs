@@ -10,6 +10,7 @@ use crate::domain::vm::{Claim, Power};
 use crate::journal::phase::{Area, Off, Phase, Undo};
 use crate::journal::progress::{Inherited, Run};
 use crate::journal::record::Fact;
+use crate::manifest::document::Verify;
 use crate::observed::{Brake, Gap, WorkerState};
 use crate::planted::{Bug, planted};
 use crate::policy::Outcome;
@@ -143,6 +144,10 @@ fn intend_power_off(input: &Input<'_>, run: &Run) -> Next {
     if let Err(wait) = power_off(input, run) {
         return Next::Wait(wait);
     }
+    // It may have waited here for days: a VM that somebody turned off meanwhile was not taken down by Ferry.
+    if source_power(input, run) == Some(Power::Off) {
+        return forward(input, run, Effect::RememberPower, "look at the power state");
+    }
     let token = token(input, run, "shutdown");
     forward_note(input, run, Fact::PowerOffIntended { token }, "shut down the source")
 }
@@ -162,11 +167,11 @@ fn shutting_down(
         };
     };
     let desired = &run.begun.instructions().desired;
-    if input.now >= deadline && desired.shutdown_force {
+    if input.now >= deadline && desired.shutdown_force && power_off(input, run).is_ok() {
+        // The intent may be older than what has been barred since: the gate is asked every time, and where it is closed the
+        // guest is only watched.
         return if forced {
             finish(run, Effect::PowerOff, "cut the source's power")
-        } else if let Err(wait) = power_off(input, run) {
-            Next::Wait(wait)
         } else {
             Next::Note(Fact::ForceIntended, "cut the source's power")
         };
@@ -182,7 +187,23 @@ fn shutting_down(
 fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
     let instructions = run.begun.instructions();
     if let Some(Inherited { kept, removing }) = &run.inherited {
+        let target = input.observed.targets.get(&instructions.desired.target);
+        let Some(seen) = target.and_then(|seen| seen.fresh(input.now)) else {
+            let unseen = unseen(&instructions.desired.target.to_string());
+            return if *removing {
+                finish(run, Effect::Remove, "remove partial disks")
+            } else {
+                Next::Wait(Wait::Unknown(unseen))
+            };
+        };
+        // A disk that was copied and never found equal may be a bad one, which comparing again does not mend.
+        let compared = instructions.desired.verify == Verify::None
+            || kept.disks.iter().all(|disk| disk.root.is_none() || disk.verified);
+        let stands = seen.areas.contains(&kept.area)
+            || seen.vms.values().any(|vm| vm.made_by.as_ref() == Some(&kept.area));
         let serves = off.was == Power::Off
+            && stands
+            && compared
             && kept.of == instructions.vm.disks
             && kept.site == instructions.desired.target_site
             && kept.name == instructions.target_name;
@@ -265,6 +286,8 @@ fn target_is_off(input: &Input<'_>, run: &Run) -> bool {
     let Some(seen) = seen.and_then(|seen| seen.fresh(input.now)) else { return false };
     match seen.vms.get(&instructions.target_name) {
         None => true,
+        // What an attempt of ours did not make is no copy of this VM.
+        Some(vm) if vm.made_by.as_ref() != run.area() => true,
         Some(vm) => vm.power == Some(Power::Off),
     }
 }

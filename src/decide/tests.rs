@@ -1,12 +1,13 @@
 //! Scripts: what is wanted, seen and done, and what is decided then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::decide::{Decision, Input, Limits, Standing, Warrant, decide};
-use crate::desired::{Desired, Network, PlanWanted, Request, Selector, Site, VmWanted, Wanted};
+use crate::decide::{CutoverLimits, Decision, Input, Limits, Standing, Warrant, decide};
+use crate::desired::{Desired, PlanWanted, Request, Selector, Site, VmWanted, Wanted};
 use crate::domain::id::{
     CommitId, Digest, DiskKey, JournalId, MigrationName, PlanName, ProviderName, RunId, SourceVm,
     TargetName, VmKey, VmName,
@@ -15,9 +16,10 @@ use crate::domain::unit::Bytes;
 use crate::domain::vm::{
     Checksum, Claim, Disk, DiskFormat, Firmware, Power, SourceDisk, TargetDisk, Vm,
 };
+use crate::domain::window::Calendar;
 use crate::journal::phase::name_of;
 use crate::journal::progress::Progress;
-use crate::journal::record::{Checkpoint, Disposition, Entry, Fact, Fault, Mend};
+use crate::journal::record::{Abandon, Checkpoint, Disposition, Entry, Fact, Fault, Mend};
 use crate::manifest::diagnostic::Place;
 use crate::manifest::document::{OnFailure, PlanType, TargetPowerState, Verify};
 use crate::observed::{Brake, Observed, Seen, SourceState, TargetState, WorkerState};
@@ -36,6 +38,10 @@ struct Bench {
     bars: Vec<String>,
     clock_off: SignedDuration,
     slots: usize,
+    verify: Verify,
+    cutover: CutoverLimits,
+    calendar: Arc<Calendar>,
+    closed: Vec<String>,
     progress: Progress,
     now: Timestamp,
 }
@@ -80,7 +86,7 @@ impl Bench {
     fn new(vms: Vec<Vm>) -> Self {
         let mut bench = Self {
             vms,
-            target: TargetState { free: Bytes::mib(100), vms: BTreeMap::new() },
+            target: TargetState { free: Bytes::mib(100), ..TargetState::default() },
             requests: Vec::new(),
             wanted: true,
             timeout_s: 600,
@@ -90,6 +96,10 @@ impl Bench {
             bars: Vec::new(),
             clock_off: SignedDuration::ZERO,
             slots: 20,
+            verify: Verify::None,
+            cutover: CutoverLimits { require_window: false, ..CutoverLimits::default() },
+            calendar: Arc::default(),
+            closed: Vec::new(),
             progress: Progress::new(JournalId::new("j")),
             now: "2026-11-25T12:00:00Z".parse().unwrap(),
         };
@@ -111,6 +121,8 @@ impl Bench {
             plan: PlanName::new("web"),
             cancel: BTreeSet::new(),
             again: BTreeSet::new(),
+            cutover: None,
+            vm_cutover: BTreeMap::new(),
             digest: Digest::new(name),
             place: place(),
         });
@@ -128,12 +140,12 @@ impl Bench {
             target_site: Site::Local { path: "/vms".into() },
             target_name: None,
             kind: PlanType::Cold,
-            networks: Some(BTreeMap::<String, Network>::new()),
+            networks: Some(Arc::default()),
             power: TargetPowerState::Auto,
             skip_guest_conversion: true,
             shutdown_timeout_s: self.timeout_s,
             shutdown_force: self.force,
-            verify: Verify::None,
+            verify: self.verify,
             on_failure: OnFailure::Keep,
         }
     }
@@ -157,7 +169,7 @@ impl Bench {
             key: key(&vm.name),
             place: place(),
             entry: Digest::new(vm.name.clone()),
-            desired: Some(self.desired(vm)),
+            desired: Some(Arc::new(self.desired(vm))),
             findings: Vec::new(),
         });
         let plan = PlanWanted {
@@ -166,16 +178,18 @@ impl Bench {
             target: "kvm".into(),
             kind: PlanType::Cold,
             archived: false,
+            calendar: self.calendar.clone(),
             place: place(),
             vms: entries.collect(),
         };
         let wanted = Wanted {
-            plans: BTreeMap::from([(PlanName::new("web"), plan)]),
+            plans: BTreeMap::from([(PlanName::new("web"), Arc::new(plan))]),
             requests: self.requests.clone(),
+            closed: self.closed.clone(),
             ..Wanted::default()
         };
         let source = SourceState {
-            vms: self.vms.clone(),
+            vms: self.vms.iter().cloned().map(Arc::new).collect(),
             gaps: Vec::new(),
             clock: Some(self.now.checked_add(self.clock_off).unwrap()),
         };
@@ -184,8 +198,7 @@ impl Bench {
             power_off_bars: self.bars.clone(),
             ..Observed::default()
         };
-        let seen = Seen { at: self.now, state: Ok(source) };
-        observed.sources.insert(ProviderName::new("vc"), seen);
+        observed.sources.insert(ProviderName::new("vc"), Seen { at: self.now, state: Ok(source) });
         let seen = Seen { at: self.now, state: Ok(self.target.clone()) };
         observed.targets.insert(ProviderName::new("kvm"), seen);
         if let Some(state) = &self.worker {
@@ -202,7 +215,7 @@ impl Bench {
             progress: &self.progress,
             busy: &BTreeSet::new(),
             commit: &CommitId::new("c1"),
-            limits: Limits { vms_in_flight: self.slots },
+            limits: Limits { vms_in_flight: self.slots, cutover: self.cutover },
             now: self.now,
         })
     }
@@ -411,65 +424,6 @@ fn one_gate_stands_before_every_power_off() {
 }
 
 #[test]
-fn a_failure_after_the_power_off_brings_the_source_back() {
-    let mut bench = Bench::running();
-    bench.shut_down().settle();
-    bench.fact(disks());
-    check(bench.settle(), expect!["db do StartWorker (begun)"]);
-    bench.fact(Fact::Tried(fault(Disposition::Stall(Mend::Person))));
-    check(
-        bench.settle(),
-        expect![[r#"
-        db UndoBegan
-        db PowerOnIntended
-        db do PowerOn (begun)"#]],
-    );
-    bench.vms[0].power = Power::On;
-    bench.fact(Fact::SourceOn);
-    check(
-        bench.settle(),
-        expect![[r#"
-        db RemovalIntended
-        db do Remove (begun)"#]],
-    );
-    bench.fact(Fact::AreaRemoved);
-    check(bench.settle(), expect!["db do Release (begun)"]);
-    bench.fact(Fact::ClaimReleased);
-    check(
-        bench.settle(),
-        expect![[r#"
-        db Undone
-        db rests Failed(Fault { text: "it broke", remedy: "mend it", disposition: Stall(Person) })"#]],
-    );
-    // Only a commit begins it again: time does not, an edit of the entry does, a new Migration does.
-    check(
-        bench.later(86_400).settle(),
-        expect![[
-            r#"db rests Failed(Fault { text: "it broke", remedy: "mend it", disposition: Stall(Person) })"#
-        ]],
-    );
-    bench.timeout_s = 700;
-    check(
-        bench.settle(),
-        expect![[r#"
-        db Began
-        db ClaimIntended
-        db do Claim (cleared)"#]],
-    );
-}
-
-#[test]
-fn a_worker_that_hangs_is_ended() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    bench.settle();
-    bench.fact(disks());
-    bench.worker = Some(WorkerState::Silent);
-    check(bench.settle(), expect!["web01 do EndWorker (begun)"]);
-}
-
-#[test]
 fn a_vm_past_its_power_off_finishes_under_the_brake() {
     let mut bench = Bench::running();
     bench.shut_down();
@@ -485,38 +439,6 @@ fn a_vm_past_its_power_off_finishes_under_the_brake() {
     check(bench.settle(), expect!["db waits Brake"]);
     bench.worker = Some(WorkerState::Running);
     check(bench.settle(), expect!["db do StopWorker (begun)"]);
-}
-
-#[test]
-fn what_cannot_be_read_takes_nothing_back() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    bench.settle();
-    bench.fact(disks());
-    bench.wanted = false;
-    check(bench.settle(), expect!["web01 do StartWorker (cleared)"]);
-    bench.wanted = true;
-    bench.requests.clear();
-    check(
-        bench.settle(),
-        expect![[r#"
-        web01 UndoBegan
-        web01 Undone
-        web01 rests NoMigration"#]],
-    );
-    // The same name never runs again by itself; another one goes on from the partial disks.
-    bench.request("m1");
-    check(bench.settle(), expect!["web01 rests Withdrawn"]);
-    bench.request("m2");
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    check(
-        bench.settle(),
-        expect![[r#"
-        web01 AreaAdopted
-        web01 do StartWorker (cleared)"#]],
-    );
 }
 
 #[test]
@@ -552,51 +474,6 @@ fn a_pinned_name_never_comes_to_mean_another_vm() {
     );
     bench.request("m2");
     assert!(bench.settle().starts_with("web01 Began"));
-}
-
-#[test]
-fn a_stall_ends_when_what_it_names_is_mended() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    bench.settle();
-    let full = fault(Disposition::Stall(Mend::Space(Bytes::mib(200))));
-    bench.fact(Fact::Tried(full));
-    check(
-        bench.settle(),
-        expect![[r#"
-        web01 Stalled
-        web01 waits Stalled(Fault { text: "it broke", remedy: "mend it", disposition: Stall(Space(Bytes(209715200))) })"#]],
-    );
-    bench.target.free = Bytes::mib(300);
-    check(
-        bench.settle(),
-        expect![[r#"
-        web01 Resumed
-        web01 do CreateDisks (cleared)"#]],
-    );
-}
-
-#[test]
-fn a_passing_fault_is_tried_again_a_bounded_number_of_times() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    let mut lines = Vec::new();
-    for _ in 0..5 {
-        bench.fact(Fact::Tried(fault(Disposition::Retry)));
-        lines.push(bench.settle().replace("disposition: Retry", ".."));
-        bench.later(120);
-    }
-    check(
-        lines.join("\n"),
-        expect![[r#"
-        web01 waits Retry { at: 2026-11-25T12:00:05Z, fault: Fault { text: "it broke", remedy: "mend it", .. } }
-        web01 waits Retry { at: 2026-11-25T12:02:10Z, fault: Fault { text: "it broke", remedy: "mend it", .. } }
-        web01 waits Retry { at: 2026-11-25T12:04:20Z, fault: Fault { text: "it broke", remedy: "mend it", .. } }
-        web01 waits Retry { at: 2026-11-25T12:06:40Z, fault: Fault { text: "it broke", remedy: "mend it", .. } }
-        web01 Stalled
-        web01 waits Stalled(Fault { text: "it broke", remedy: "mend it", .. })"#]],
-    );
 }
 
 #[test]
@@ -659,3 +536,7 @@ fn a_checkpoint_never_goes_back() {
     assert!(bench.progress.admits(bench.now, &run, &at(1)).is_err());
     assert!(bench.progress.admits(bench.now, &run, &at(3)).is_ok());
 }
+
+mod audit;
+mod cutover;
+mod faults;

@@ -24,6 +24,13 @@ impl Wait {
             Self::Retry { at: _, fault } => format!("a step is tried again: {}", fault.text),
             Self::Stalled(fault) => fault.text.clone(),
             Self::Brake => "Ferry is held or about to end".to_owned(),
+            Self::Cutover { at } => format!("its cutover is at {at:.0}"),
+            Self::Postponed => "its cutover is postponed".to_owned(),
+            Self::CutoverMissed { at, why } => {
+                format!("its cutover at {at:.0} was missed: {why}")
+            }
+            Self::Window { by, opens: None } => format!("closed: {by}"),
+            Self::Window { by, opens: Some(opens) } => format!("closed until {opens:.0}: {by}"),
             Self::PowerOffBarred(reason) => format!("nothing may be powered off now: {reason}"),
             Self::Claimed(by) => format!("the source VM carries another mark, {by}"),
         }
@@ -45,6 +52,10 @@ impl Wait {
             | Self::ShuttingDown { .. }
             | Self::Stalled(_)
             | Self::Brake
+            | Self::Cutover { .. }
+            | Self::Postponed
+            | Self::CutoverMissed { .. }
+            | Self::Window { .. }
             | Self::PowerOffBarred(_)
             | Self::Claimed(_) => None,
         }
@@ -63,6 +74,12 @@ impl Wait {
                 Some("Change the entry if the other VM is meant, or correct it".to_owned())
             }
             Self::Claimed(_) => Some("Find out who claims it".to_owned()),
+            Self::CutoverMissed { .. } | Self::Postponed => {
+                Some("Write a new time: `ferry cutover PLAN --at TIME`".to_owned())
+            }
+            Self::Window { opens: None, .. } => {
+                Some("`ferry window list` shows when windows are open".to_owned())
+            }
             Self::Brake => Some("`ferry hold off` lets it go on".to_owned()),
             Self::Blocked
             | Self::Slot { .. }
@@ -70,6 +87,8 @@ impl Wait {
             | Self::ElsewhereMoving(_)
             | Self::Copying
             | Self::ShuttingDown { .. }
+            | Self::Cutover { .. }
+            | Self::Window { opens: Some(_), .. }
             | Self::PowerOffBarred(_) => None,
         }
     }

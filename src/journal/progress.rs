@@ -1,14 +1,17 @@
 //! The fold of a whole journal: every attempt with its phase, and what is remembered about the repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use crate::domain::id::{
-    CommitId, Digest, JournalId, MigrationName, RunId, SourceVm, Token, VmKey,
+    CommitId, Digest, JournalId, MigrationName, ProviderName, RunId, SourceVm, Token, VmKey, VmName,
 };
+use crate::journal::pace::{Pace, Recent};
 use crate::journal::phase::{Begun, IllegalStep, Kept, Phase, name_of};
-use crate::journal::record::{Entry, Fact, Fault, RECORD_VERSION, Record, RepoFact};
+use crate::journal::record::{
+    CutoverVerdict, Entry, Fact, Fault, Instructions, RECORD_VERSION, Record, RepoFact,
+};
 
 /// What went wrong lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Run {
     pub trail: Vec<(Timestamp, &'static str)>,
     /// What an earlier attempt left on the target, as long as this one neither goes on from it nor removed it.
     pub inherited: Option<Inherited>,
+    /// How fast its source was copied when it began.
+    pub pace: Pace,
 }
 
 /// What an attempt inherited.
@@ -58,9 +63,13 @@ pub struct Progress {
     runs: BTreeMap<SourceVm, Vec<Run>>,
     pins: BTreeMap<(VmKey, MigrationName), (Digest, SourceVm)>,
     migrations: Vec<MigrationName>,
+    nows: BTreeMap<MigrationName, (Digest, Timestamp)>,
+    timed: BTreeMap<MigrationName, BTreeSet<Option<VmName>>>,
+    cutovers: BTreeMap<(MigrationName, VmKey), (Timestamp, CutoverVerdict)>,
     accepted: Option<CommitId>,
     adopted: Option<CommitId>,
     files: BTreeMap<String, String>,
+    copies: BTreeMap<ProviderName, Recent>,
     revision: u64,
 }
 
@@ -88,9 +97,13 @@ impl Progress {
             runs: BTreeMap::new(),
             pins: BTreeMap::new(),
             migrations: Vec::new(),
+            nows: BTreeMap::new(),
+            timed: BTreeMap::new(),
+            cutovers: BTreeMap::new(),
             accepted: None,
             adopted: None,
             files: BTreeMap::new(),
+            copies: BTreeMap::new(),
             revision: 0,
         }
     }
@@ -116,7 +129,7 @@ impl Progress {
         match entry {
             Entry::Run { run, fact } => self.apply_fact(at, run, fact),
             Entry::Repo(fact) => {
-                self.apply_repo(fact);
+                self.apply_repo(at, fact);
                 Ok(())
             }
         }
@@ -149,6 +162,8 @@ impl Progress {
             let inherited = kept.map(|kept| Inherited { kept, removing: false });
             let begun = Begun { run: id.clone(), instructions: instructions.clone() };
             let trail = vec![(at, Phase::Begun.name())];
+            let pace = self.copies.get(&begun.instructions.desired.source);
+            let pace = pace.map_or(Pace::ASSUMED, Recent::pace);
             runs.push(Run {
                 begun,
                 phase: Phase::Begun,
@@ -157,16 +172,25 @@ impl Progress {
                 trouble: None,
                 trail,
                 inherited,
+                pace,
             });
             return Ok(());
         }
         let Some(run) = runs.last_mut().filter(|run| run.begun.run == *id) else {
             return Err(illegal("none"));
         };
-        run.apply(at, fact).ok_or_else(|| illegal(run.phase.name()))
+        let copying_since = matches!(run.phase, Phase::Copying(_)).then_some(run.since);
+        run.apply(at, fact).ok_or_else(|| illegal(run.phase.name()))?;
+        // A later attempt goes on from what an earlier one copied: its time tells nothing.
+        if let (Some(since), Phase::Copied(_), 1) = (copying_since, &run.phase, id.attempt) {
+            let Instructions { desired, vm, .. } = &*run.begun.instructions;
+            let copies = self.copies.entry(desired.source.clone()).or_default();
+            copies.add(vm.to_copy(), at.duration_since(since));
+        }
+        Ok(())
     }
 
-    fn apply_repo(&mut self, fact: &RepoFact) {
+    fn apply_repo(&mut self, at: Timestamp, fact: &RepoFact) {
         match fact {
             RepoFact::Accepted { commit } => self.accepted = Some(commit.clone()),
             RepoFact::Adopted { commit } => {
@@ -180,6 +204,15 @@ impl Progress {
                 if !self.migrations.contains(migration) {
                     self.migrations.push(migration.clone());
                 }
+            }
+            RepoFact::NowSeen { migration, digest } => {
+                self.nows.insert(migration.clone(), (digest.clone(), at));
+            }
+            RepoFact::Timed { migration, vm } => {
+                self.timed.entry(migration.clone()).or_default().insert(vm.clone());
+            }
+            RepoFact::Cutover { migration, key, time, verdict } => {
+                self.cutovers.insert((migration.clone(), key.clone()), (*time, verdict.clone()));
             }
             RepoFact::LastGood { file, blob } => {
                 self.files.insert(file.clone(), blob.clone());
@@ -205,9 +238,19 @@ impl Progress {
         self.revision == 0
     }
 
+    /// Returns how fast a source is copied.
+    pub fn pace(&self, source: &ProviderName) -> Pace {
+        self.copies.get(source).map_or(Pace::ASSUMED, Recent::pace)
+    }
+
     /// Returns all attempts at a VM, the oldest first.
     pub fn runs(&self, vm: &SourceVm) -> &[Run] {
         self.runs.get(vm).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns all attempts at all VMs.
+    pub fn attempts(&self) -> impl Iterator<Item = &Run> {
+        self.runs.values().flatten()
     }
 
     /// Returns the newest attempt at each VM.
@@ -230,6 +273,35 @@ impl Progress {
         &self.migrations
     }
 
+    /// Returns when this version of a migration that says `now` was first seen.
+    pub fn now_seen(&self, migration: &MigrationName, digest: &Digest) -> Option<Timestamp> {
+        let (seen, at) = self.nows.get(migration)?;
+        (seen == digest).then_some(*at)
+    }
+
+    /// Returns for which VMs a migration ever named a time; `None` stands for all of them.
+    pub fn timed(&self, migration: &MigrationName) -> &BTreeSet<Option<VmName>> {
+        static NONE: BTreeSet<Option<VmName>> = BTreeSet::new();
+        self.timed.get(migration).unwrap_or(&NONE)
+    }
+
+    /// Tells whether a migration ever named a time for a VM.
+    pub fn was_timed(&self, migration: &MigrationName, vm: &VmName) -> bool {
+        let timed = self.timed(migration);
+        timed.contains(&None) || timed.contains(&Some(vm.clone()))
+    }
+
+    /// Returns what became of the time at which a migration cuts an entry over.
+    pub fn cutover(
+        &self,
+        migration: &MigrationName,
+        key: &VmKey,
+        time: Timestamp,
+    ) -> Option<&CutoverVerdict> {
+        let (of, verdict) = self.cutovers.get(&(migration.clone(), key.clone()))?;
+        (*of == time).then_some(verdict)
+    }
+
     /// Returns the marks that the attempts at a VM write on its source, with the attempts.
     pub fn claim_tokens(&self, vm: &SourceVm) -> impl Iterator<Item = (Token, &Run)> {
         let token = |run: &Run| Token::derive(&self.journal, run.begun.run(), "claim");
@@ -246,7 +318,7 @@ impl Progress {
 
     /// Returns the areas of everything that this journal made and may still stand on a target.
     pub fn areas(&self) -> impl Iterator<Item = &Token> {
-        self.runs.values().flatten().filter_map(Run::area)
+        self.attempts().filter_map(Run::area)
     }
 
     /// Returns the commit that counts.

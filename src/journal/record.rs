@@ -3,12 +3,14 @@
 //! An intent is a fact ("this step may now be attempted") written before an effect that must not repeat. A record is
 //! versioned; a journal that holds a record newer than the binary is refused as a whole.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
 use crate::domain::id::{
-    CommitId, Digest, DiskKey, MigrationName, RunId, SourceVm, TargetName, Token, VmKey,
+    CommitId, Digest, DiskKey, MigrationName, RunId, SourceVm, TargetName, Token, VmKey, VmName,
 };
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
@@ -43,6 +45,48 @@ pub enum Entry {
     Repo(RepoFact),
 }
 
+impl Entry {
+    /// Tells which entries may take the room that is kept for a full state folder (safety rule 21): what an effect that was
+    /// made already turned out to be, and what goes on with, finishes or undoes a VM that may be off. Nothing that begins
+    /// something or takes something down, and no checkpoints, of which there are many.
+    pub fn may_use_reserve(&self) -> bool {
+        let Self::Run { run: _, fact } = self else { return false };
+        match fact {
+            Fact::Began(_)
+            | Fact::ClaimIntended { .. }
+            | Fact::PowerRemembered { .. }
+            | Fact::PowerOffIntended { .. }
+            | Fact::ForceIntended
+            | Fact::Checkpointed(_) => false,
+            Fact::Claimed
+            | Fact::Unclaimable
+            | Fact::ShutdownRequested { .. }
+            | Fact::SourceOff
+            | Fact::DisksCreated { .. }
+            | Fact::DiskCopied { .. }
+            | Fact::DiskVerified { .. }
+            | Fact::CreateIntended
+            | Fact::VmCreated
+            | Fact::StartIntended { .. }
+            | Fact::Started
+            | Fact::MarkedMigrated
+            | Fact::Completed
+            | Fact::UndoBegan { .. }
+            | Fact::RemovalIntended
+            | Fact::AreaRemoved
+            | Fact::PowerOnIntended { .. }
+            | Fact::SourceOn
+            | Fact::ClaimReleased
+            | Fact::Undone
+            | Fact::AreaIntended { .. }
+            | Fact::AreaAdopted { .. }
+            | Fact::Resumed { .. }
+            | Fact::Tried(_)
+            | Fact::Stalled(_) => true,
+        }
+    }
+}
+
 /// What is remembered about the repository.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -73,6 +117,31 @@ pub enum RepoFact {
         /// The migration.
         migration: MigrationName,
     },
+    /// A `Migration` that says `now` was seen in this version for the first time: its `now` is that moment.
+    NowSeen {
+        /// The migration.
+        migration: MigrationName,
+        /// The document's own text, as a digest.
+        digest: Digest,
+    },
+    /// A `Migration` names a time for its VMs, or for one of them.
+    Timed {
+        /// The migration.
+        migration: MigrationName,
+        /// The VM, by its name in the plan; `None` for all.
+        vm: Option<VmName>,
+    },
+    /// What became of a cutover's time.
+    Cutover {
+        /// The migration.
+        migration: MigrationName,
+        /// The entry.
+        key: VmKey,
+        /// The time.
+        time: Timestamp,
+        /// What became of it.
+        verdict: CutoverVerdict,
+    },
     /// A file parsed, and this version of it counts until another one parses.
     LastGood {
         /// Its path below the configured folder.
@@ -87,14 +156,27 @@ pub enum RepoFact {
     },
 }
 
+/// What became of a cutover's time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum CutoverVerdict {
+    /// It came, and nothing stood against it then: the VM stays due while its windows allow.
+    Due,
+    /// It passed, and is never caught up with.
+    Missed {
+        /// Why.
+        why: String,
+    },
+}
+
 /// What a run was begun with. Undoing and finishing need nothing else: the plan may be gone by then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Instructions {
     /// What people wanted.
-    pub desired: Desired,
+    pub desired: Arc<Desired>,
     /// The VM as it was seen.
-    pub vm: Vm,
+    pub vm: Arc<Vm>,
     /// What it is called on the target.
     pub target_name: TargetName,
     /// The digest that the verdict was made for.

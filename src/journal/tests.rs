@@ -34,7 +34,7 @@ fn instructions() -> Instructions {
         target_site: Site::Local { path: "/t".into() },
         target_name: None,
         kind: PlanType::Cold,
-        networks: Some(BTreeMap::new()),
+        networks: Some(std::sync::Arc::default()),
         power: TargetPowerState::On,
         skip_guest_conversion: true,
         shutdown_timeout_s: 600,
@@ -56,6 +56,7 @@ fn instructions() -> Instructions {
         claim: Claim::Free,
     };
     let (target_name, digest) = (TargetName::new("v"), Digest::new("d"));
+    let (desired, vm) = (std::sync::Arc::new(desired), std::sync::Arc::new(vm));
     Instructions { desired, vm, target_name, digest, commit: CommitId::new("c") }
 }
 

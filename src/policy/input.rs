@@ -172,7 +172,9 @@ impl<'a> DiskInput<'a> {
         let Disk { key, capacity, stored: _, format, checksum, source: _ } = disk;
         let (checksum, checksum_method) = match checksum {
             // The hash itself is part of the VM's identity where the archive has a manifest.
+            Checksum::Sha1(_) => ("sha1", "sha1"),
             Checksum::Sha256(_) => ("sha256", "sha256"),
+            Checksum::Sha512(_) => ("sha512", "sha512"),
             Checksum::Unchecked(method) => ("unchecked", method.as_str()),
             Checksum::Absent => ("absent", ""),
         };

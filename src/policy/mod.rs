@@ -18,24 +18,28 @@ mod input;
 mod plan;
 mod rules;
 mod select;
+mod weigh;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use crate::desired::{Desired, VmWanted, Wanted};
-use crate::domain::id::{Digest, ProviderName, SourceVm, TargetName, Token, VmKey};
+use crate::desired::{Desired, VmWanted, Wanted, target_name};
+use crate::domain::id::{Digest, PlanName, ProviderName, SourceVm, TargetName, Token, VmKey};
 use crate::domain::vm::Vm;
 use crate::journal::phase::Begun;
 use crate::manifest::diagnostic::{Finding, Place};
-use crate::observed::{Gap, Observed, Seen, TargetState};
+use crate::observed::{Gap, Observed, Seen, SourceState, TargetState};
 use crate::planted::{Bug, planted};
 use crate::policy::input::{Basis, Input};
 use crate::policy::rules::{Concern, Rules};
 use crate::policy::select::{Lookup, listed};
+use crate::policy::weigh::Weights;
 
 pub use crate::policy::rules::ConcernPage;
+pub use crate::policy::weigh::{day, review};
 
 /// How many verdicts are remembered by digest: several times the VMs of a large installation, some ten megabytes.
 const MEMO_MAX: usize = 50_000;
@@ -52,8 +56,8 @@ pub struct Cleared {
 /// What was judged.
 #[derive(Debug, PartialEq)]
 struct Judged {
-    desired: Desired,
-    vm: Vm,
+    desired: Arc<Desired>,
+    vm: Arc<Vm>,
     /// Empty only where a finding says that no name can be made.
     target_name: TargetName,
     digest: Digest,
@@ -74,16 +78,17 @@ impl Cleared {
         target_name: TargetName,
         digest: Digest,
     ) -> Self {
+        let (desired, vm) = (Arc::new(desired), Arc::new(vm));
         Self { judged: Arc::new(Judged { desired, vm, target_name, digest }) }
     }
 
     /// Returns what is wanted.
-    pub fn desired(&self) -> &Desired {
+    pub fn desired(&self) -> &Arc<Desired> {
         &self.judged.desired
     }
 
     /// Returns the VM as it was judged.
-    pub fn vm(&self) -> &Vm {
+    pub fn vm(&self) -> &Arc<Vm> {
         &self.judged.vm
     }
 
@@ -124,23 +129,30 @@ pub enum Outcome {
     Unknown(Gap),
 }
 
+/// What the rules and the checks of plans said, by digest. A digest covers the rules, too: a newer ferry finds nothing of an
+/// older one's in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Said(BTreeMap<Digest, Vec<Concern>>);
+
 /// Judges VMs, and remembers what the rules said.
 #[derive(Debug)]
 pub struct Judge {
     rules: Rules,
     basis: Basis,
-    /// By entry: what was judged last. Equal values need not be hashed again.
-    entries: HashMap<VmKey, Remembered>,
+    /// By plan, in the order of its entries: what was judged last. Equal values need not be hashed again.
+    entries: HashMap<PlanName, Vec<Option<Remembered>>>,
+    /// What each source held on the last pass.
+    sources: BTreeMap<ProviderName, SourceState>,
     /// By digest: what the rules and the checks of the plan said.
     said: HashMap<Digest, Arc<[Concern]>>,
-    pass: u64,
 }
 
-#[derive(Debug)]
+/// What was said about an entry.
+#[derive(Clone, Debug)]
 struct Remembered {
     judged: Arc<Judged>,
     concerns: Arc<[Concern]>,
-    pass: u64,
 }
 
 /// What a pass sees of the world.
@@ -160,7 +172,25 @@ impl Judge {
     pub fn new() -> Self {
         let rules = Rules::load(rules::FILES).expect("a test loads every rule of this binary");
         let basis = Basis::new(rules::FILES);
-        Self { rules, basis, entries: HashMap::new(), said: HashMap::new(), pass: 0 }
+        Self {
+            rules,
+            basis,
+            entries: HashMap::new(),
+            sources: BTreeMap::new(),
+            said: HashMap::new(),
+        }
+    }
+
+    /// Takes over what was said elsewhere: the same questions are not asked again.
+    pub fn recall(&mut self, said: &Said) {
+        let said = said.0.iter().take(MEMO_MAX);
+        self.said = said.map(|(digest, said)| (digest.clone(), said.as_slice().into())).collect();
+    }
+
+    /// Returns all that is remembered of what was said.
+    pub fn said(&self) -> Said {
+        let said = self.said.iter();
+        Said(said.map(|(digest, said)| (digest.clone(), said.to_vec())).collect())
     }
 
     /// Judges every entry of every plan, in the order of the plans and their entries. `ours` holds the tokens of all areas
@@ -172,41 +202,44 @@ impl Judge {
         ours: &BTreeSet<Token>,
         now: Timestamp,
     ) -> Vec<Verdict> {
-        self.begin_pass();
-        let view = View::new(observed, now, Lookup::indexed);
+        self.rules.begin_pass();
+        let before = std::mem::take(&mut self.sources);
+        let view = View::new(observed, now, |name, state| {
+            Lookup::new(state, before.get(name) == Some(state))
+        });
+        let weights = Weights::new(wanted, now);
         let mut verdicts = Vec::new();
         let mut advice = ADVICE_MAX;
-        for plan in wanted.plans.values() {
-            for entry in &plan.vms {
-                verdicts.push(self.judge_in(entry, &view, ours, &mut advice));
+        let mut remembered = std::mem::take(&mut self.entries);
+        for (name, plan) in &wanted.plans {
+            let mut slots = remembered.remove(name).unwrap_or_default();
+            slots.resize(plan.vms.len(), None);
+            for (entry, slot) in plan.vms.iter().zip(&mut slots) {
+                verdicts.push(self.judge_in(entry, slot, (&view, &weights), ours, &mut advice));
             }
+            self.entries.insert(name.clone(), slots);
         }
-        let pass = self.pass;
-        self.entries.retain(|_, remembered| remembered.pass == pass);
+        let seen = view.sources.iter().filter_map(|(name, lookup)| {
+            Some(((*name).clone(), lookup.as_ref().ok()?.state().clone()))
+        });
+        self.sources = seen.collect();
         collide(wanted, &mut verdicts);
         verdicts
     }
 
-    /// Judges one entry. Names that two entries give on the target are seen by [`Judge::clear`] only.
-    pub fn judge(
-        &mut self,
-        wanted: &VmWanted,
-        observed: &Observed,
-        ours: &BTreeSet<Token>,
-        now: Timestamp,
-    ) -> Verdict {
-        self.begin_pass();
-        let view = View::new(observed, now, Lookup::scan);
-        self.judge_in(wanted, &view, ours, &mut 1)
-    }
-
     /// Judges the instructions of an attempt again: the same VM, whatever its entry means by now. What stands on the target
     /// under its name is a conflict only where Ferry certainly did not make it.
-    pub fn judge_begun(&mut self, begun: &Begun, observed: &Observed, now: Timestamp) -> Verdict {
-        self.begin_pass();
+    pub fn judge_begun(
+        &mut self,
+        begun: &Begun,
+        wanted: Option<&Wanted>,
+        observed: &Observed,
+        now: Timestamp,
+    ) -> Verdict {
+        self.rules.begin_pass();
         let instructions = begun.instructions();
         let desired = &instructions.desired;
-        let view = View::new(observed, now, Lookup::scan);
+        let view = View::new(observed, now, |_, state| Lookup::new(state, false));
         let mut found = Found::new(&desired.key, &desired.place, &[]);
         let vm = match view.source(&desired.source) {
             Err(gap) => return found.unknown(gap),
@@ -224,7 +257,9 @@ impl Judge {
             }
         };
         let (judged, concerns) = self.consider(desired, vm, Some(instructions.target_name.clone()));
-        concerns.iter().for_each(|concern| found.say(concern.clone()));
+        let weights = wanted.map(|wanted| Weights::new(wanted, now)).unwrap_or_default();
+        let weighed = concerns.iter().map(|concern| weights.weigh(&desired.key, concern.clone()));
+        weighed.for_each(|concern| found.say(concern));
         let unseen = view.target(&desired.target).map(|target| {
             if let Some(there) = target.vms.get(&judged.target_name)
                 && there.made_by.is_none()
@@ -235,28 +270,31 @@ impl Judge {
         found.verdict(Some(judged), unseen.err())
     }
 
-    fn begin_pass(&mut self) {
-        self.pass += 1;
-        self.rules.begin_pass();
-    }
-
     fn judge_in(
         &mut self,
         wanted: &VmWanted,
-        view: &View<'_>,
+        slot: &mut Option<Remembered>,
+        (view, weights): (&View<'_>, &Weights<'_>),
         ours: &BTreeSet<Token>,
         advice: &mut usize,
     ) -> Verdict {
+        // Only what is said on this very pass is remembered for the next one.
+        let before = slot.take();
         let VmWanted { key, place, entry: _, desired, findings } = wanted;
         let mut found = Found::new(key, place, findings);
         let Some(desired) = desired else {
             // A finding of the manifest says why there is nothing to judge; were it missing, this must not pass as cleared.
             return found.verdict(None, None);
         };
-        let vm = match view.source(&desired.source) {
+        let lookup = match view.source(&desired.source) {
             Err(gap) => return found.unknown(gap),
-            Ok(lookup) => match resolve(desired, lookup, advice) {
-                Ok(vm) => vm,
+            Ok(lookup) => lookup,
+        };
+        let same = |known: &Remembered| lookup.unchanged && known.judged.desired == *desired;
+        let (answer, lasting) = match before {
+            Some(known) if same(&known) => (known, true),
+            before => match resolve(desired, lookup, advice) {
+                Ok(vm) => self.remember(before, desired, vm),
                 Err(Unresolved::Unseen(gap)) => return found.unknown(gap),
                 Err(Unresolved::Wrong(concern)) => {
                     found.say(concern);
@@ -264,8 +302,9 @@ impl Judge {
                 }
             },
         };
-        let (judged, concerns) = self.remember(key, desired, vm);
-        concerns.iter().for_each(|concern| found.say(concern.clone()));
+        *slot = lasting.then(|| answer.clone());
+        let Remembered { judged, concerns } = answer;
+        concerns.iter().for_each(|concern| found.say(weights.weigh(key, concern.clone())));
         let unseen = view.target(&desired.target).map(|target| {
             if let Some(there) = target.vms.get(&judged.target_name)
                 && !there.made_by.as_ref().is_some_and(|token| ours.contains(token))
@@ -276,36 +315,29 @@ impl Judge {
         found.verdict(Some(judged), unseen.err())
     }
 
-    /// Takes what was said about an entry last time where neither it nor its VM changed.
+    /// Asks about an entry, unless neither it nor its VM changed. Tells whether that answers it for good: what a rule failed to
+    /// say is asked for again on the next pass.
     fn remember(
         &mut self,
-        key: &VmKey,
-        desired: &Desired,
-        vm: &Vm,
-    ) -> (Arc<Judged>, Arc<[Concern]>) {
-        if let Some(remembered) = self.entries.get_mut(key)
-            && remembered.judged.desired == *desired
-            && remembered.judged.vm == *vm
-        {
-            remembered.pass = self.pass;
-            return (remembered.judged.clone(), remembered.concerns.clone());
+        before: Option<Remembered>,
+        desired: &Arc<Desired>,
+        vm: &Arc<Vm>,
+    ) -> (Remembered, bool) {
+        let same = |known: &Remembered| known.judged.desired == *desired && known.judged.vm == *vm;
+        if let Some(known) = before.filter(same) {
+            return (known, true);
         }
         let name = desired.target_name.clone().or_else(|| target_name(&vm.name));
         let (judged, concerns) = self.consider(desired, vm, name);
-        // An answer that a rule failed to give is asked for again on the next pass.
-        if self.said.contains_key(&judged.digest) {
-            let remembered =
-                Remembered { judged: judged.clone(), concerns: concerns.clone(), pass: self.pass };
-            self.entries.insert(key.clone(), remembered);
-        }
-        (judged, concerns)
+        let answered = self.said.contains_key(&judged.digest);
+        (Remembered { judged, concerns }, answered)
     }
 
     /// Makes the input, and asks the rules and checks unless they answered for its digest before.
     fn consider(
         &mut self,
-        desired: &Desired,
-        vm: &Vm,
+        desired: &Arc<Desired>,
+        vm: &Arc<Vm>,
         name: Option<TargetName>,
     ) -> (Arc<Judged>, Arc<[Concern]>) {
         let input = Input::new(desired, vm, name.as_ref());
@@ -340,34 +372,16 @@ pub fn concerns() -> Vec<ConcernPage> {
     pages
 }
 
-/// Makes an RFC 1123 label of a name; `None` where nothing of it can stand in one.
-pub fn target_name(name: &str) -> Option<TargetName> {
-    const LABEL_MAX: usize = 63;
-    let mut label = String::with_capacity(name.len());
-    for letter in name.chars().flat_map(char::to_lowercase) {
-        if label.len() >= LABEL_MAX {
-            break;
-        }
-        if letter.is_ascii_alphanumeric() {
-            label.push(letter);
-        } else if !label.is_empty() && !label.ends_with('-') {
-            label.push('-');
-        }
-    }
-    let label = label.trim_end_matches('-');
-    (!label.is_empty()).then(|| TargetName::new(label))
-}
-
 impl<'a> View<'a> {
     fn new(
         observed: &'a Observed,
         now: Timestamp,
-        lookup: impl Fn(&'a crate::observed::SourceState) -> Lookup<'a>,
+        lookup: impl Fn(&ProviderName, &'a SourceState) -> Lookup<'a>,
     ) -> Self {
         let sources = observed
             .sources
             .iter()
-            .map(|(name, seen)| (name, fresh(name, seen, now).map(&lookup)))
+            .map(|(name, seen)| (name, fresh(name, seen, now).map(|state| lookup(name, state))))
             .collect();
         let targets =
             observed.targets.iter().map(|(name, seen)| (name, fresh(name, seen, now))).collect();
@@ -423,12 +437,12 @@ fn resolve<'a>(
     desired: &Desired,
     lookup: &Lookup<'a>,
     advice: &mut usize,
-) -> Result<&'a Vm, Unresolved> {
+) -> Result<&'a Arc<Vm>, Unresolved> {
     let vms = lookup.find(&desired.selector);
     let (crate::desired::Selector::Name(text) | crate::desired::Selector::Id(text)) =
         &desired.selector;
     match vms.as_slice() {
-        [vm] => Ok(vm),
+        [vm] => Ok(*vm),
         [] => {
             if let Some(gap) = gaps_of(&desired.source, lookup) {
                 return Err(Unresolved::Unseen(gap));
@@ -460,7 +474,7 @@ fn taken(judged: &Judged) -> Concern {
 
 /// Blocks entries that mean different VMs and give them one name on one target.
 fn collide(wanted: &Wanted, verdicts: &mut [Verdict]) {
-    let mut first: HashMap<(ProviderName, TargetName), usize> = HashMap::new();
+    let mut first: HashMap<(&ProviderName, &TargetName), usize> = HashMap::new();
     let mut pairs = Vec::new();
     let archived = wanted.plans.values().flat_map(|plan| plan.vms.iter().map(|_| plan.archived));
     for (at, (verdict, archived)) in verdicts.iter().zip(archived).enumerate() {
@@ -468,7 +482,7 @@ fn collide(wanted: &Wanted, verdicts: &mut [Verdict]) {
         if archived {
             continue;
         }
-        let place = (cleared.desired().target.clone(), cleared.target_name().clone());
+        let place = (&cleared.desired().target, cleared.target_name());
         let other = *first.entry(place).or_insert(at);
         if verdicts[other].vm != verdict.vm {
             pairs.push((other, at));
@@ -549,6 +563,8 @@ fn sort(findings: &mut [Finding]) {
     findings.sort_by(|a, b| (a.severity, &a.code, &a.text).cmp(&(b.severity, &b.code, &b.text)));
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 pub(crate) mod sample;
 #[cfg(test)]

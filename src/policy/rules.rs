@@ -46,7 +46,8 @@ pub struct ConcernPage {
 }
 
 /// A finding before it has a place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Concern {
     /// How much it weighs.
     pub severity: Severity,

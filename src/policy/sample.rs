@@ -1,6 +1,7 @@
 //! Plans, VMs and a world for the tests of `policy`, `preview` and `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -26,7 +27,8 @@ pub(crate) fn place(line: u32) -> Place {
 
 /// A VM without any concern.
 pub(crate) fn vm(name: &str) -> Vm {
-    let id = SourceVm::Ova { archive: format!("{:08x}", name.len() * 7919), system: name.into() };
+    let id =
+        SourceVm::Ova { archive: format!("{:08x}", name.len() * 7919).into(), system: name.into() };
     let disk = Disk {
         key: DiskKey::new("vmdisk1"),
         capacity: Bytes::mib(1024),
@@ -62,7 +64,7 @@ pub(crate) fn desired(plan: &str, name: &str) -> Desired {
         target_site: Site::Local { path: "/srv/vms".into() },
         target_name: None,
         kind: PlanType::Cold,
-        networks: Some(BTreeMap::from([("VM Network".to_owned(), network)])),
+        networks: Some(Arc::new(BTreeMap::from([("VM Network".to_owned(), network)]))),
         power: TargetPowerState::Auto,
         skip_guest_conversion: true,
         shutdown_timeout_s: 600,
@@ -78,7 +80,7 @@ pub(crate) fn entry(plan: &str, name: &str) -> VmWanted {
         key: desired.key.clone(),
         place: desired.place.clone(),
         entry: Digest::new("entry"),
-        desired: Some(desired),
+        desired: Some(Arc::new(desired)),
         findings: Vec::new(),
     }
 }
@@ -92,17 +94,19 @@ pub(crate) fn wanted(plans: &[(&str, &[&str])]) -> Wanted {
             target: "rack".into(),
             kind: PlanType::Cold,
             archived: false,
+            calendar: Arc::default(),
             place: place(1),
             vms,
         };
-        (PlanName::new(*plan), wanted)
+        (PlanName::new(plan), Arc::new(wanted))
     });
     Wanted { plans: plans.collect(), ..Wanted::default() }
 }
 
 pub(crate) fn world(vms: Vec<Vm>) -> Observed {
+    let vms = vms.into_iter().map(Arc::new).collect();
     let source = SourceState { vms, gaps: Vec::new(), clock: None };
-    let target = TargetState { free: Bytes::mib(1 << 20), vms: BTreeMap::new() };
+    let target = TargetState { free: Bytes::mib(1 << 20), ..TargetState::default() };
     Observed {
         sources: BTreeMap::from([(
             ProviderName::new("archive"),
@@ -130,4 +134,19 @@ pub(crate) fn occupy(observed: &mut Observed, name: &str, made_by: Option<&str>)
 /// Judges everything in a second after the look.
 pub(crate) fn clear(wanted: &Wanted, observed: &Observed) -> Vec<Verdict> {
     Judge::new().clear(wanted, observed, &BTreeSet::new(), at(1))
+}
+
+/// The first plan, to change it.
+pub(crate) fn first(wanted: &mut Wanted) -> &mut PlanWanted {
+    Arc::make_mut(wanted.plans.values_mut().next().unwrap())
+}
+
+/// What an entry wants, to change it.
+pub(crate) fn wish(entry: &mut VmWanted) -> &mut Desired {
+    Arc::make_mut(entry.desired.as_mut().unwrap())
+}
+
+/// A VM of the source, to change it.
+pub(crate) fn seen(observed: &mut Observed, index: usize) -> &mut Vm {
+    Arc::make_mut(&mut source(observed).vms[index])
 }

@@ -1,7 +1,9 @@
 //! Which VM an entry means: the source's VMs by name, path and identifier.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::desired::Selector;
 use crate::domain::id::SourceVm;
@@ -18,31 +20,23 @@ const COMPARED_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Lookup<'a> {
     state: &'a SourceState,
-    index: Option<Index<'a>>,
+    /// Made with the first question.
+    index: OnceCell<Index<'a>>,
+    /// Whether all of it is as it was on the last pass.
+    pub(super) unchanged: bool,
 }
 
 #[derive(Debug, Default)]
 struct Index<'a> {
-    names: HashMap<&'a str, Vec<&'a Vm>>,
-    paths: HashMap<&'a str, Vec<&'a Vm>>,
-    ids: HashMap<&'a SourceVm, Vec<&'a Vm>>,
+    names: HashMap<&'a str, Vec<&'a Arc<Vm>>>,
+    paths: HashMap<&'a str, Vec<&'a Arc<Vm>>>,
+    ids: HashMap<&'a SourceVm, Vec<&'a Arc<Vm>>>,
 }
 
 impl<'a> Lookup<'a> {
-    /// Looks through the list each time: for a few questions.
-    pub(super) fn scan(state: &'a SourceState) -> Self {
-        Self { state, index: None }
-    }
-
-    /// Makes an index first: for a question per VM.
-    pub(super) fn indexed(state: &'a SourceState) -> Self {
-        let mut index = Index::default();
-        for vm in &state.vms {
-            index.names.entry(vm.name.as_str()).or_default().push(vm);
-            index.paths.entry(vm.path.as_str()).or_default().push(vm);
-            index.ids.entry(&vm.id).or_default().push(vm);
-        }
-        Self { state, index: Some(index) }
+    /// Makes no index yet.
+    pub(super) fn new(state: &'a SourceState, unchanged: bool) -> Self {
+        Self { state, index: OnceCell::new(), unchanged }
     }
 
     /// Returns the source.
@@ -51,20 +45,17 @@ impl<'a> Lookup<'a> {
     }
 
     /// Returns the VMs that a selector means, the same VM once: a copy of an archive holds the same VM.
-    pub(super) fn find(&self, selector: &Selector) -> Vec<&'a Vm> {
-        let mut found = match selector {
+    pub(super) fn find(&self, selector: &Selector) -> Vec<&'a Arc<Vm>> {
+        let index = self.index.get_or_init(|| Index::of(self.state));
+        let found = match selector {
             Selector::Name(name) => {
-                let paths = self.by(name, |index| &index.paths, |vm| &vm.path);
-                if paths.is_empty() {
-                    self.by(name, |index| &index.names, |vm| &vm.name)
-                } else {
-                    paths
-                }
+                index.paths.get(name.as_str()).or_else(|| index.names.get(name.as_str()))
             }
-            Selector::Id(id) => id.parse().map_or_else(|_| Vec::new(), |id| self.by_id(&id)),
+            Selector::Id(id) => id.parse::<SourceVm>().ok().and_then(|id| index.ids.get(&id)),
         };
+        let mut found = found.cloned().unwrap_or_default();
         if found.len() > 1 {
-            let by_id: BTreeMap<&SourceVm, &'a Vm> = {
+            let by_id: BTreeMap<&SourceVm, &'a Arc<Vm>> = {
                 found.sort_by(|a, b| b.path.cmp(&a.path));
                 found.iter().map(|vm| (&vm.id, *vm)).collect()
             };
@@ -75,27 +66,9 @@ impl<'a> Lookup<'a> {
     }
 
     /// Returns a VM by what it is.
-    pub(super) fn vm(&self, id: &SourceVm) -> Option<&'a Vm> {
-        self.by_id(id).into_iter().min_by(|a, b| a.path.cmp(&b.path))
-    }
-
-    fn by_id(&self, id: &SourceVm) -> Vec<&'a Vm> {
-        match &self.index {
-            Some(index) => index.ids.get(id).cloned().unwrap_or_default(),
-            None => self.state.vms.iter().filter(|vm| vm.id == *id).collect(),
-        }
-    }
-
-    fn by(
-        &self,
-        text: &str,
-        map: impl for<'i> Fn(&'i Index<'a>) -> &'i HashMap<&'a str, Vec<&'a Vm>>,
-        field: impl Fn(&Vm) -> &String,
-    ) -> Vec<&'a Vm> {
-        match &self.index {
-            Some(index) => map(index).get(text).cloned().unwrap_or_default(),
-            None => self.state.vms.iter().filter(|vm| field(vm) == text).collect(),
-        }
+    pub(super) fn vm(&self, id: &SourceVm) -> Option<&'a Arc<Vm>> {
+        let same = self.state.vms.iter().filter(|vm| vm.id == *id);
+        same.min_by(|a, b| a.path.cmp(&b.path))
     }
 
     /// Says what to write instead of a name that no VM has.
@@ -117,6 +90,18 @@ impl<'a> Lookup<'a> {
             Some((_, name)) => format!("Did you mean `{name}`?"),
             None => format!("The source holds {}", listed(vms.iter().map(|vm| vm.name.as_str()))),
         }
+    }
+}
+
+impl<'a> Index<'a> {
+    fn of(state: &'a SourceState) -> Self {
+        let mut index = Self::default();
+        for vm in &state.vms {
+            index.names.entry(vm.name.as_str()).or_default().push(vm);
+            index.paths.entry(vm.path.as_str()).or_default().push(vm);
+            index.ids.entry(&vm.id).or_default().push(vm);
+        }
+        index
     }
 }
 

@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
 
-use super::sample::{at, clear, desired, entry, occupy, source, vm, wanted, world};
+use super::sample::{
+    at, clear, desired, entry, first, occupy, seen, source, vm, wanted, wish, world,
+};
 use super::*;
 use crate::desired::{Network, Selector};
 use crate::domain::id::{CommitId, JournalId, MigrationName, RunId};
@@ -32,9 +34,9 @@ fn check(verdicts: &[Verdict], expected: Expect) {
 }
 
 fn judge(desired: Desired, vm: Vm) -> Verdict {
-    let mut wanted = entry("web", "web-01");
-    wanted.desired = Some(desired);
-    Judge::new().judge(&wanted, &world(vec![vm]), &BTreeSet::new(), at(1))
+    let mut wanted = wanted(&[("web", &["web-01"])]);
+    first(&mut wanted).vms[0].desired = Some(Arc::new(desired));
+    clear(&wanted, &world(vec![vm])).remove(0)
 }
 
 type Change = fn(&mut Desired, &mut Vm);
@@ -151,7 +153,7 @@ const SPEAKS: &[(&str, Change, &str)] = &[
 ];
 
 fn network(desired: &mut Desired, kind: NetworkType) {
-    let networks = desired.networks.as_mut().unwrap();
+    let networks = Arc::make_mut(desired.networks.as_mut().unwrap());
     networks.insert("VM Network".into(), Network { kind, name: None });
 }
 
@@ -206,12 +208,9 @@ fn an_entry_means_a_vm_by_name_path_or_identifier() {
         Selector::Id(other.id.to_string()),
     ] {
         let mut wanted = wanted(&[("web", &["x"])]);
-        let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
-        entry.desired.as_mut().unwrap().selector = selector;
-        let mut judge = Judge::new();
-        let scanned = judge.judge(entry, &observed, &BTreeSet::new(), at(1));
-        assert_eq!(scanned.vm, Some(other.id.clone()));
-        assert_eq!(judge.clear(&wanted, &observed, &BTreeSet::new(), at(1)), [scanned]);
+        let entry = &mut first(&mut wanted).vms[0];
+        wish(entry).selector = selector;
+        assert_eq!(clear(&wanted, &observed)[0].vm, Some(other.id.clone()));
     }
 }
 
@@ -307,8 +306,8 @@ fn two_vms_never_get_one_name_on_one_target() {
             b/web-01: cleared as web-01
         "]],
     );
-    twice.plans.values_mut().next().unwrap().archived = true;
-    twice.plans.values_mut().last().unwrap().vms.pop();
+    first(&mut twice).archived = true;
+    Arc::make_mut(twice.plans.values_mut().last().unwrap()).vms.pop();
     assert!(
         clear(&twice, &observed).iter().all(|verdict| verdict.findings.iter().all(|f| !f.blocks()))
     );
@@ -317,8 +316,8 @@ fn two_vms_never_get_one_name_on_one_target() {
 #[test]
 fn what_the_manifest_said_is_not_said_twice_and_never_cleared() {
     let mut wanted = wanted(&[("web", &["web-01"])]);
-    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
-    entry.desired.as_mut().unwrap().kind = PlanType::Warm;
+    let entry = &mut first(&mut wanted).vms[0];
+    wish(entry).kind = PlanType::Warm;
     entry.findings.push(Finding {
         code: "FY0300".into(),
         severity: Severity::Critical,
@@ -334,7 +333,7 @@ fn what_the_manifest_said_is_not_said_twice_and_never_cleared() {
               Critical FY0300: `type: warm` is not supported yet [-]
         "]],
     );
-    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+    let entry = &mut first(&mut wanted).vms[0];
     entry.desired = None;
     entry.findings.clear();
     assert_eq!(clear(&wanted, &observed)[0].outcome, Outcome::Blocked);
@@ -360,7 +359,7 @@ fn the_digest_is_of_what_is_read_and_of_nothing_else() {
         |_, vm| vm.disks[0].source.0 = "/srv/ova/moved.ova".into(),
         |desired, _| {
             let network = Network { kind: NetworkType::Pod, name: None };
-            desired.networks.as_mut().unwrap().insert("other".into(), network);
+            Arc::make_mut(desired.networks.as_mut().unwrap()).insert("other".into(), network);
         },
     ];
     for (number, change) in same.iter().enumerate() {
@@ -397,26 +396,76 @@ fn remembered_verdicts_are_those_that_are_made_anew() {
     };
     let before = pass(&wanted, &observed);
     assert_eq!(pass(&wanted, &observed), before);
-    source(&mut observed).vms[0].firmware = None;
+    seen(&mut observed, 0).firmware = None;
     let after = pass(&wanted, &observed);
     assert_ne!(after[0], before[0]);
     assert_eq!(after[1], before[1]);
-    let entry = &mut wanted.plans.values_mut().next().unwrap().vms[0];
+    let entry = &mut first(&mut wanted).vms[0];
     entry.place.line = 40;
-    entry.desired.as_mut().unwrap().place.line = 40;
+    wish(entry).place.line = 40;
     let moved = pass(&wanted, &observed);
     assert_eq!(moved[0].findings[0].place.line, 40);
     assert_eq!(moved[0].digest, after[0].digest);
+    wish(&mut first(&mut wanted).vms[0]).selector = Selector::Name("web-02".into());
+    assert_eq!(pass(&wanted, &observed)[0].vm, Some(vm("web-02").id));
+    let twin = Vm { path: "other/web-02".into(), ..vm("web-02-b") };
+    source(&mut observed).vms.push(Arc::new(Vm { name: "web-02".into(), ..twin }));
+    assert_eq!(pass(&wanted, &observed)[0].findings[0].code, plan::VM_AMBIGUOUS.0);
+    source(&mut observed).vms.pop();
+    assert_eq!(pass(&wanted, &observed)[0].vm, Some(vm("web-02").id));
+    // What could not be judged once is not taken for what it was before, however often it is asked.
+    let twin = Arc::new(Vm { name: "web-02".into(), path: "other/web-02".into(), ..vm("web-2-b") });
+    source(&mut observed).vms.push(twin);
+    for _ in 0..3 {
+        assert_eq!(pass(&wanted, &observed)[0].outcome, Outcome::Blocked);
+    }
+    let all = std::mem::take(&mut source(&mut observed).vms);
+    for _ in 0..3 {
+        assert_eq!(pass(&wanted, &observed)[0].outcome, Outcome::Blocked);
+    }
+    source(&mut observed).gaps.push(Gap { reason: "broken".into(), remedy: "mend it".into() });
+    for _ in 0..3 {
+        assert!(matches!(pass(&wanted, &observed)[0].outcome, Outcome::Unknown(_)));
+    }
+    *source(&mut observed) = SourceState { vms: all, ..SourceState::default() };
+    let desired = first(&mut wanted).vms[0].desired.take();
+    for _ in 0..3 {
+        assert_eq!(pass(&wanted, &observed)[0].outcome, Outcome::Blocked);
+    }
+    first(&mut wanted).vms[0].desired = desired;
     wanted.plans.clear();
     assert_eq!(pass(&wanted, &observed), []);
     assert!(judge.entries.is_empty());
 }
 
+#[test]
+fn what_was_said_elsewhere_is_not_asked_again_and_holds_for_its_digest_only() {
+    let wanted = wanted(&[("web", &["web-01"])]);
+    let mut observed = world(vec![vm("web-01")]);
+    seen(&mut observed, 0).firmware = None;
+    let mut judge = Judge::new();
+    let verdicts = judge.clear(&wanted, &observed, &BTreeSet::new(), at(1));
+    let json = serde_json::to_string(&judge.said()).unwrap();
+    let told = |text: &str, observed: &Observed| {
+        let mut judge = Judge::new();
+        judge.recall(&serde_json::from_str(text).unwrap());
+        judge.clear(&wanted, observed, &BTreeSet::new(), at(1))
+    };
+    assert_eq!(told(&json, &observed), verdicts);
+    // What it says is what is said, as long as the digest is that of the VM.
+    let altered = json.replace(&verdicts[0].findings[0].text, "recalled");
+    assert_eq!(told(&altered, &observed)[0].findings[0].text, "recalled");
+    seen(&mut observed, 0).memory = Some(Bytes::mib(4096));
+    let changed = told(&altered, &observed);
+    assert_eq!(changed[0].findings, verdicts[0].findings);
+    assert_ne!(changed[0].digest, verdicts[0].digest);
+}
+
 fn begun(desired: Desired, vm: &Vm) -> Progress {
     let run = RunId { vm: vm.id.clone(), migration: MigrationName::new("m"), attempt: 1 };
     let instructions = Instructions {
-        desired,
-        vm: vm.clone(),
+        desired: Arc::new(desired),
+        vm: Arc::new(vm.clone()),
         target_name: TargetName::new("given"),
         digest: Digest::new("d"),
         commit: CommitId::new("c"),
@@ -432,7 +481,7 @@ fn a_running_attempt_is_judged_by_its_instructions() {
     let progress = begun(desired("web", "web-01"), &moving);
     let begun = &progress.newest().next().unwrap().begun;
     let judge =
-        |observed: &Observed, now: Timestamp| Judge::new().judge_begun(begun, observed, now);
+        |observed: &Observed, now: Timestamp| Judge::new().judge_begun(begun, None, observed, now);
     // Another VM took the name meanwhile, and its own area stands on the target.
     let mut renamed = moving.clone();
     renamed.name = "old-name".into();
@@ -469,8 +518,7 @@ fn names_on_the_target_are_labels() {
 fn a_source_of_many_vms_is_judged_in_bounded_advice() {
     let mut wanted = wanted(&[("web", &[])]);
     let names: Vec<String> = (0..ADVICE_MAX + 5).map(|number| format!("vm-{number}")).collect();
-    wanted.plans.values_mut().next().unwrap().vms =
-        names.iter().map(|name| entry("web", name)).collect();
+    first(&mut wanted).vms = names.iter().map(|name| entry("web", name)).collect();
     let observed = world(vec![vm("other-machine")]);
     let verdicts = clear(&wanted, &observed);
     let advised = verdicts

@@ -1,23 +1,25 @@
 //! What must hold at every moment of a simulated run, whatever went wrong before. Each answers with a sentence where it does
 //! not, and holds the controller against what was really done, not against what it was told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::history::{Actor, Deed, What};
 use super::image::leaf_of;
 use super::source::SimVm;
-use super::{SimWorld, State};
+use super::{CutoverIntent, MigrationIntent, SimWorld, State};
 use crate::domain::id::{CommitId, RunId, SourceVm, Token, VmName};
 use crate::domain::vm::{Claim, Power};
 use crate::journal::phase::{Area, Phase, name_of};
 use crate::journal::progress::{Progress, Run};
-use crate::journal::record::{Abandon, Entry, Fact, RepoFact};
+use crate::journal::record::{Abandon, CutoverVerdict, Entry, Fact, RepoFact};
 
 /// A named invariant over a world and what its controller believes.
 pub type Invariant = fn(&SimWorld, &Progress) -> Result<(), String>;
 
 /// All of them, by name.
-pub const ALL: [(&str, Invariant); 10] = [
+pub const ALL: [(&str, Invariant); 12] = [
     ("target equals source", invariant_target_equals_source),
     ("never on at both ends", invariant_never_on_at_both_ends),
     ("nothing twice", invariant_nothing_twice),
@@ -28,6 +30,8 @@ pub const ALL: [(&str, Invariant); 10] = [
     ("absence never acts", invariant_absence_never_acts),
     ("source restored", invariant_source_restored),
     ("no leftovers", invariant_no_leftovers),
+    ("only in its window", invariant_only_in_its_window),
+    ("missed is missed", invariant_missed_is_missed),
 ];
 
 /// Asks all of them.
@@ -82,14 +86,21 @@ pub fn invariant_never_on_at_both_ends(world: &SimWorld, _: &Progress) -> Result
     Ok(())
 }
 
-/// An attempt intends each thing once, does each thing once, and no two attempts share a token.
+/// An attempt intends each thing once, does each thing once, and no two attempts share a token. Two areas are two things: an
+/// attempt may take away what an earlier one left, and be undone itself.
 pub fn invariant_nothing_twice(world: &SimWorld, progress: &Progress) -> Result<(), String> {
     let state = world.lock();
     let mut intended = BTreeSet::new();
     let mut tokens = BTreeSet::new();
+    let mut areas: BTreeMap<&RunId, usize> = BTreeMap::new();
     for (_, run, fact) in state.facts() {
+        let area = areas.entry(run).or_default();
+        if matches!(fact, Fact::AreaRemoved) {
+            *area += 1;
+        }
         let Some(token) = intent_of(fact) else { continue };
-        if !intended.insert((run, name_of(fact))) {
+        let of = if matches!(fact, Fact::RemovalIntended) { *area } else { 0 };
+        if !intended.insert((run, name_of(fact), of)) {
             return Err(format!("{run} intended {} twice", name_of(fact)));
         }
         if token.is_some_and(|token| !tokens.insert(token)) {
@@ -254,11 +265,8 @@ pub fn invariant_source_restored(world: &SimWorld, progress: &Progress) -> Resul
         for run in progress.runs(&vm.id) {
             let Phase::Undone { .. } = run.phase else { continue };
             let facts = state.facts_of(run.begun.run());
-            for (_, fact) in &facts {
-                let Fact::ClaimIntended { token } = fact else { continue };
-                if vm.claim == Claim::Held(token.as_str().to_owned()) {
-                    return Err(format!("{} is undone and its mark stands", run.begun.run()));
-                }
+            if still_marked(vm, &facts) {
+                return Err(format!("{} is undone and its mark stands", run.begun.run()));
             }
             let taken_down =
                 |(_, fact): &&(usize, &Fact)| matches!(fact, Fact::PowerOffIntended { .. });
@@ -273,6 +281,17 @@ pub fn invariant_source_restored(world: &SimWorld, progress: &Progress) -> Resul
         }
     }
     Ok(())
+}
+
+/// Tells whether a VM carries the mark of an attempt that is over, and was there to be rid of it. The mark of a VM that was
+/// gone goes with it; should it come back, `ferry doctor --leftovers` lists the mark and the next attempt takes it over.
+fn still_marked(vm: &SimVm, facts: &[(usize, &Fact)]) -> bool {
+    let Claim::Held(held) = &vm.claim else { return false };
+    let ours =
+        |fact: &Fact| matches!(fact, Fact::ClaimIntended { token } if token.as_str() == held);
+    let released = |(at, fact): &(usize, &Fact)| matches!(fact, Fact::ClaimReleased).then_some(*at);
+    facts.iter().any(|(_, fact)| ours(fact))
+        && facts.iter().find_map(released).is_none_or(|record| vm.was_there(record))
 }
 
 /// An attempt that is over left nothing that nobody will take care of: no worker, no area but one that is kept for the next
@@ -300,11 +319,8 @@ pub fn invariant_no_leftovers(world: &SimWorld, progress: &Progress) -> Result<(
         }
     }
     for vm in &state.vms {
-        let Claim::Held(held) = &vm.claim else { continue };
         for run in progress.runs(&vm.id).iter().filter(|run| run.phase.ended()) {
-            let facts = state.facts_of(run.begun.run());
-            let ours = |fact: &Fact| matches!(fact, Fact::ClaimIntended { token } if token.as_str() == held);
-            if facts.iter().any(|(_, fact)| ours(fact)) {
+            if still_marked(vm, &state.facts_of(run.begun.run())) {
                 return Err(format!("{} is over and its mark stands", run.begun.run()));
             }
         }
@@ -312,7 +328,80 @@ pub fn invariant_no_leftovers(world: &SimWorld, progress: &Progress) -> Result<(
     Ok(())
 }
 
+/// An attempt begins, and a source is taken down, only while the window of the plan is open by the commit that counts.
+pub fn invariant_only_in_its_window(world: &SimWorld, _: &Progress) -> Result<(), String> {
+    let state = world.lock();
+    for (index, run, fact) in state.facts() {
+        if !matches!(fact, Fact::Began(_) | Fact::PowerOffIntended { .. }) {
+            continue;
+        }
+        let Some(asked) = state.asked(index, run) else { continue };
+        let (at, second) = state.when(index);
+        if asked.open_min.is_some_and(|minutes| second >= i64::from(minutes) * 60) {
+            return Err(format!("{run} {} at {at}, outside of its window", name_of(fact)));
+        }
+    }
+    Ok(())
+}
+
+/// An attempt begins at the time that the commit which counts names, or shortly after, or later where it was due then; never
+/// at a time that was missed.
+pub fn invariant_missed_is_missed(world: &SimWorld, _: &Progress) -> Result<(), String> {
+    let state = world.lock();
+    for (index, run, fact) in state.facts() {
+        if !matches!(fact, Fact::Began(_)) {
+            continue;
+        }
+        let Some(asked) = state.asked(index, run) else { continue };
+        let name = state.name_of(&run.vm)?;
+        let (at, _) = state.when(index);
+        let verdicts = state.records[..index].iter().filter_map(|record| match &record.entry {
+            Entry::Repo(RepoFact::Cutover { migration, key, time, verdict })
+                if *migration == run.migration && key.vm == name =>
+            {
+                Some((record.at, *time, verdict))
+            }
+            _ => None,
+        });
+        let verdicts: Vec<_> = verdicts.collect();
+        match asked.cutover {
+            CutoverIntent::AtOnce | CutoverIntent::Now => {}
+            CutoverIntent::Never => return Err(format!("{run} began, and is postponed")),
+            CutoverIntent::At(time) if at < time => {
+                return Err(format!("{run} began at {at}, before {time}"));
+            }
+            CutoverIntent::At(time) => {
+                let last = time + LATENESS;
+                let due = |verdict: &CutoverVerdict| *verdict == CutoverVerdict::Due;
+                let was_due = verdicts
+                    .iter()
+                    .any(|(at, of, verdict)| *of == time && due(verdict) && *at <= last);
+                let missed = verdicts.iter().any(|(_, of, verdict)| *of == time && !due(verdict));
+                if missed || (at > last && !was_due) {
+                    return Err(format!("{run} began at {at}, and {time} was missed"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How late a time may be: the default of the setting.
+const LATENESS: SignedDuration = SignedDuration::from_mins(15);
+
 impl State {
+    /// Returns what the commit that counted at a record asks of an attempt's migration.
+    fn asked(&self, index: usize, run: &RunId) -> Option<&MigrationIntent> {
+        let (_, commit) = self.accepted_before(index).into_iter().next_back()?;
+        self.repo.commits.get(commit)?.intent.migrations.get(&run.migration)
+    }
+
+    /// Returns when a record was written, and in which second of its hour.
+    fn when(&self, index: usize) -> (Timestamp, i64) {
+        let at = self.records[index].at;
+        (at, at.as_second().rem_euclid(3600))
+    }
+
     /// Lists what the journal says of attempts: the record's number, the attempt, the fact.
     fn facts(&self) -> impl Iterator<Item = (usize, &RunId, &Fact)> {
         self.records.iter().enumerate().filter_map(|(index, record)| match &record.entry {

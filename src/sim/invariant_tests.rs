@@ -1,5 +1,7 @@
 //! Each invariant holds in a world where all went well, and bites in one that was broken by hand.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 
 use super::super::{FaultPlan, Intent, MigrationIntent, SOURCE_PATH, SimVmSpec, TARGET_PATH};
@@ -28,7 +30,11 @@ impl Bench {
         let run = RunId { vm: spec.id(), migration: MigrationName::new("m"), attempt: 1 };
         let bench = Self { world, run, name: TargetName::new("web"), area: Token::new("area") };
         let vms: BTreeSet<VmName> = [VmName::new("web")].into();
-        let asked = MigrationIntent { listed: Some(vms.clone()), movable: vms };
+        let asked = MigrationIntent {
+            listed: Some(vms.clone()),
+            movable: vms,
+            ..MigrationIntent::default()
+        };
         bench.accept(bench.commit(Intent {
             migrations: [(bench.run.migration.clone(), asked)].into(),
             ..Intent::default()
@@ -55,11 +61,11 @@ impl Bench {
     }
 
     fn source() -> Site {
-        Site::Ova { path: SOURCE_PATH.to_owned() }
+        Site::Ova { path: SOURCE_PATH.into() }
     }
 
     fn target() -> Site {
-        Site::Local { path: TARGET_PATH.to_owned() }
+        Site::Local { path: TARGET_PATH.into() }
     }
 
     fn vm(&self) -> crate::domain::vm::Vm {
@@ -77,9 +83,9 @@ impl Bench {
             target_site: Self::target(),
             target_name: None,
             kind: PlanType::Cold,
-            networks: Some(
+            networks: Some(Arc::new(
                 [("VM Network".into(), Network { kind: NetworkType::Pod, name: None })].into(),
-            ),
+            )),
             power: TargetPowerState::Auto,
             skip_guest_conversion: true,
             shutdown_timeout_s: 60,
@@ -88,8 +94,8 @@ impl Bench {
             on_failure: OnFailure::Keep,
         };
         self.fact(Fact::Began(Box::new(Instructions {
-            desired,
-            vm: self.vm(),
+            desired: Arc::new(desired),
+            vm: Arc::new(self.vm()),
             target_name: self.name.clone(),
             digest: Digest::new("d"),
             commit: CommitId::new("c"),
@@ -280,6 +286,19 @@ fn what_happens_twice_is_found() {
 }
 
 #[test]
+fn one_area_is_removed_once_and_a_second_one_may_be_removed_after_it() {
+    let bench = until(&COPY);
+    let progress = bench.world.progress().unwrap();
+    bench.fact(Fact::RemovalIntended);
+    bench.fact(Fact::AreaRemoved);
+    bench.fact(Fact::RemovalIntended);
+    invariant_nothing_twice(&bench.world, &progress).unwrap();
+    bench.fact(Fact::RemovalIntended);
+    let why = invariant_nothing_twice(&bench.world, &progress).unwrap_err();
+    assert!(why.ends_with("intended RemovalIntended twice"), "{why}");
+}
+
+#[test]
 fn a_second_shutdown_in_one_attempt_is_found() {
     let bench = until(&COPY);
     let world = &bench.world;
@@ -385,6 +404,25 @@ fn an_undone_attempt_that_left_its_source_is_found() {
     assert_eq!(bench.check(), Ok(()));
     bench.world.claim(&Bench::source(), &bench.run.vm, &Token::new("claim")).unwrap();
     let why = bench.broken(invariant_source_restored);
+    assert!(why.ends_with("is undone and its mark stands"), "{why}");
+}
+
+#[test]
+fn the_mark_of_a_vm_that_was_gone_goes_with_it() {
+    let gone = until(&COPY[..2]);
+    gone.world.vm_present("web", false);
+    gone.fact(Fact::UndoBegan { why: Abandon::Superseded });
+    gone.fact(Fact::ClaimReleased);
+    gone.fact(Fact::Undone);
+    gone.world.vm_present("web", true);
+    assert_eq!(gone.check(), Ok(()));
+    let there = until(&COPY[..2]);
+    there.world.vm_present("web", false);
+    there.fact(Fact::UndoBegan { why: Abandon::Superseded });
+    there.world.vm_present("web", true);
+    there.fact(Fact::ClaimReleased);
+    there.fact(Fact::Undone);
+    let why = there.broken(invariant_source_restored);
     assert!(why.ends_with("is undone and its mark stands"), "{why}");
 }
 

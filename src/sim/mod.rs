@@ -42,7 +42,7 @@ mod worker;
 
 pub use chance::FaultPlan;
 pub use journal::SimJournal;
-pub use repo::{Intent, MigrationIntent};
+pub use repo::{CutoverIntent, Intent, MigrationIntent};
 pub use source::{Guest, SimVmSpec, VmKind};
 
 use chance::{Call, Chance, Mishap};
@@ -379,7 +379,7 @@ mod tests {
     }
 
     fn site() -> Site {
-        Site::Ova { path: SOURCE_PATH.to_owned() }
+        Site::Ova { path: SOURCE_PATH.into() }
     }
 
     /// Returns the number in a plan that stands for a mishap of a call.

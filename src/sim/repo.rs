@@ -26,6 +26,24 @@ pub struct MigrationIntent {
     pub listed: Option<BTreeSet<VmName>>,
     /// Those that nothing stands against.
     pub movable: BTreeSet<VmName>,
+    /// When they may be taken down.
+    pub cutover: CutoverIntent,
+    /// How many minutes of each hour a window bounds them to; `None` for always.
+    pub open_min: Option<u8>,
+}
+
+/// When the VMs of a migration may be taken down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CutoverIntent {
+    /// As soon as they can be.
+    #[default]
+    AtOnce,
+    /// Once, from the moment at which the commit is seen.
+    Now,
+    /// Not until another time is said.
+    Never,
+    /// From a time on, if that is not missed.
+    At(Timestamp),
 }
 
 #[derive(Clone, Debug)]
@@ -157,6 +175,10 @@ impl State {
 }
 
 impl PlanRepo for SimWorld {
+    fn branch(&self) -> &'static str {
+        "main"
+    }
+
     fn head(&self) -> Result<Option<CommitId>, PortError> {
         self.repo_call(Call::RepoHead, |state| Ok(state.repo.head.clone()))
     }
@@ -203,6 +225,11 @@ impl PlanRepo for SimWorld {
             let forward = state.repo.descends(older, newer);
             Ok(if forward { Ancestry::Forward } else { Ancestry::Rewound })
         })
+    }
+
+    /// Nobody signs here; what holds a commit back is tested with real signatures.
+    fn distrust(&self, _commit: &CommitId) -> Result<Option<String>, PortError> {
+        Ok(None)
     }
 
     fn report(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError> {

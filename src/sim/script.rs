@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp, Unit};
 use proptest::prelude::*;
 
-use super::repo::{Intent, MigrationIntent, is_manifest};
+use super::repo::{CutoverIntent, Intent, MigrationIntent, is_manifest};
 use super::{FaultPlan, Guest, SOURCE_PATH, SimVmSpec, SimWorld, TARGET_PATH, VmKind};
 use crate::domain::id::{CommitId, MigrationName, TargetName, VmName};
 use crate::domain::vm::Power;
+use crate::port::Clock as _;
 
 /// A whole run, as data.
 #[derive(Clone, Debug)]
@@ -95,6 +96,12 @@ pub(crate) enum Edit {
     Cancel(u8, usize),
     /// Takes a cancellation back.
     Uncancel(u8),
+    /// Says when a migration's VMs are cut over.
+    Cutover(u8, When),
+    /// Opens the window for so many minutes of each hour.
+    Window(u8),
+    /// Breaks the window's file.
+    BreakWindow,
     /// Breaks a plan's file.
     BreakPlan(u8),
     /// Breaks a migration's file.
@@ -109,7 +116,21 @@ pub(crate) enum Edit {
     Unrelated,
 }
 
+/// When a migration's VMs are cut over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Nothing is said.
+    Unsaid,
+    /// `now`
+    Now,
+    /// `never`
+    Never,
+    /// So many minutes from the commit on, or before it.
+    In(i16),
+}
+
 /// What a plan says.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that it says or not")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PlanModel {
     /// Its VMs, by number.
@@ -124,6 +145,8 @@ pub(crate) struct PlanModel {
     pub(crate) verify: &'static str,
     /// Whether it asks for a conversion, which is not supported yet and blocks its VMs.
     pub(crate) convert: bool,
+    /// Whether it names the window.
+    pub(crate) window: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -131,10 +154,13 @@ struct MigrationModel {
     plan: u8,
     again: bool,
     cancel: BTreeSet<usize>,
+    cutover: CutoverIntent,
+    /// Whether a time was ever said: taking it away postpones.
+    timed: bool,
 }
 
 /// What the repository holds, as people mean it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Manifests {
     names: Vec<(String, bool)>,
     plans: BTreeMap<u8, PlanModel>,
@@ -143,6 +169,9 @@ pub(crate) struct Manifests {
     good_migrations: BTreeMap<u32, MigrationModel>,
     broken_plans: BTreeSet<u8>,
     broken_migrations: BTreeSet<u32>,
+    open_min: u8,
+    good_open_min: u8,
+    broken_window: bool,
     next_migration: u32,
     empty: bool,
     unrelated: u32,
@@ -153,7 +182,22 @@ impl Manifests {
     /// Knows the VMs and commits the providers.
     pub(crate) fn new(vms: &[SimVmSpec], world: &SimWorld) -> Self {
         let names = vms.iter().map(|vm| (vm.name.clone(), vm.unsupported)).collect();
-        let mut manifests = Self { names, ..Self::default() };
+        let mut manifests = Self {
+            names,
+            plans: BTreeMap::new(),
+            migrations: BTreeMap::new(),
+            good_plans: BTreeMap::new(),
+            good_migrations: BTreeMap::new(),
+            broken_plans: BTreeSet::new(),
+            broken_migrations: BTreeSet::new(),
+            open_min: 60,
+            good_open_min: 60,
+            broken_window: false,
+            next_migration: 0,
+            empty: false,
+            unrelated: 0,
+            newest: None,
+        };
         manifests.commit(world);
         manifests
     }
@@ -163,7 +207,7 @@ impl Manifests {
         let name = |vm: usize| self.names[vm % self.names.len()].0.clone();
         match event {
             Nature::Commit(edit) => {
-                self.edit(edit);
+                self.edit(edit, world.now());
                 self.commit(world);
             }
             Nature::Rewind => {
@@ -201,7 +245,12 @@ impl Manifests {
             world.foreign_on_target(&TargetName::new(name.clone()), false);
             world.guest(name, Guest::Obeys(10));
         }
-        world.force(self.newest.clone());
+        // People give a time to what was postponed or missed.
+        for model in self.migrations.values_mut().filter(|model| model.timed) {
+            model.cutover = CutoverIntent::Now;
+        }
+        (self.open_min, self.broken_window) = (60, false);
+        self.commit(world);
         world.adopt();
     }
 
@@ -211,7 +260,7 @@ impl Manifests {
         self.migrations.keys().rev().nth(index).copied()
     }
 
-    fn edit(&mut self, edit: &Edit) {
+    fn edit(&mut self, edit: &Edit, now: Timestamp) {
         match edit {
             Edit::Plan(plan, model) => {
                 self.plans.insert(*plan, model.clone());
@@ -222,7 +271,8 @@ impl Manifests {
             }
             Edit::Migrate(plan) | Edit::Again(plan) => {
                 let again = matches!(edit, Edit::Again(_));
-                let model = MigrationModel { plan: *plan, again, cancel: BTreeSet::new() };
+                let (cancel, cutover) = (BTreeSet::new(), CutoverIntent::AtOnce);
+                let model = MigrationModel { plan: *plan, again, cancel, cutover, timed: false };
                 self.migrations.insert(self.next_migration, model);
                 self.next_migration += 1;
             }
@@ -248,6 +298,11 @@ impl Manifests {
                     model.cancel.clear();
                 }
             }
+            Edit::Cutover(back, when) => self.cut_over(*back, *when, now),
+            Edit::Window(minutes) => {
+                (self.open_min, self.broken_window) = (*minutes, false);
+            }
+            Edit::BreakWindow => self.broken_window = true,
             Edit::BreakPlan(plan) => {
                 if self.plans.contains_key(plan) {
                     self.broken_plans.insert(*plan);
@@ -259,11 +314,29 @@ impl Manifests {
             Edit::Mend => {
                 self.broken_plans.clear();
                 self.broken_migrations.clear();
+                self.broken_window = false;
             }
             Edit::Empty => self.empty = true,
             Edit::Restore => self.empty = false,
             Edit::Unrelated => self.unrelated += 1,
         }
+    }
+
+    fn cut_over(&mut self, back: u8, when: When, now: Timestamp) {
+        let number = self.nth_migration(back);
+        let Some(model) = number.and_then(|number| self.migrations.get_mut(&number)) else {
+            return;
+        };
+        model.timed |= when != When::Unsaid;
+        model.cutover = match when {
+            When::Unsaid => CutoverIntent::AtOnce,
+            When::Now => CutoverIntent::Now,
+            When::Never => CutoverIntent::Never,
+            When::In(minutes) => {
+                let at = now + SignedDuration::from_mins(i64::from(minutes));
+                CutoverIntent::At(at.round(Unit::Second).expect("a second of then"))
+            }
+        };
     }
 
     fn commit(&mut self, world: &SimWorld) {
@@ -273,6 +346,12 @@ impl Manifests {
             Intent::default()
         } else {
             files.insert("providers.yaml".to_owned(), providers().into_bytes());
+            let window = if self.broken_window {
+                "kind: CutoverWindow: {\n".to_owned()
+            } else {
+                window_text(self.open_min)
+            };
+            files.insert("window.yaml".to_owned(), window.into_bytes());
             for (plan, model) in &self.plans {
                 let text = if self.broken_plans.contains(plan) {
                     "apiVersion: [\n".to_owned()
@@ -300,6 +379,9 @@ impl Manifests {
         if self.empty {
             return;
         }
+        if !self.broken_window {
+            self.good_open_min = self.open_min;
+        }
         self.good_plans.retain(|plan, _| self.plans.contains_key(plan));
         self.good_migrations.retain(|number, _| self.migrations.contains_key(number));
         for (plan, model) in &self.plans {
@@ -326,30 +408,38 @@ impl Manifests {
                 .map(|plan| plan.vms.iter().filter(|vm| !self.names[**vm].1).map(name).collect());
             let movable = movable.unwrap_or_default();
             intent.canceled.extend(model.cancel.iter().map(|vm| (migration.clone(), name(vm))));
-            intent.migrations.insert(migration, MigrationIntent { listed, movable });
+            let bounded = plan.is_some_and(|plan| plan.window).then_some(self.good_open_min);
+            let open_min = if self.broken_window { Some(0) } else { bounded };
+            let cutover = match model.cutover {
+                CutoverIntent::AtOnce if model.timed => CutoverIntent::Never,
+                cutover => cutover,
+            };
+            let asked = MigrationIntent { listed, movable, cutover, open_min };
+            intent.migrations.insert(migration, asked);
         }
         intent
     }
 
     fn plan_text(&self, plan: u8, model: &PlanModel) -> String {
-        let PlanModel { vms, force, delete, power, verify, convert } = model;
+        let PlanModel { vms, force, delete, power, verify, convert, window } = model;
         let vms: Vec<String> =
             vms.iter().map(|vm| format!("{{name: {}}}", self.names[*vm].0)).collect();
         let (vms, skip) = (vms.join(", "), !convert);
         let on_failure = if *delete { "delete" } else { "keep" };
+        let window = if *window { "\n  window: hourly" } else { "" };
         document(
             "Plan",
             &format!("plan-{plan}"),
             &format!(
                 "provider: {{source: source, destination: target}}\n  map: {{network: networks}}\n  vms: [{vms}]\n  \
                  skipGuestConversion: {skip}\n  shutdown: {{timeout: 1m, force: {force}}}\n  onFailure: {on_failure}\n  \
-                 targetPowerState: \"{power}\"\n  verify: \"{verify}\""
+                 targetPowerState: \"{power}\"\n  verify: \"{verify}\"{window}"
             ),
         )
     }
 
     fn migration_text(&self, number: u32, model: &MigrationModel) -> String {
-        let MigrationModel { plan, again, cancel } = model;
+        let MigrationModel { plan, again, cancel, cutover, timed: _ } = model;
         let listed = |vms: &mut dyn Iterator<Item = &usize>| -> String {
             vms.map(|vm| self.names[*vm].0.clone()).collect::<Vec<_>>().join(", ")
         };
@@ -357,10 +447,16 @@ impl Manifests {
         let plan_vms = self.plans.get(plan).map_or(&none, |plan| &plan.vms);
         let again = if *again { listed(&mut plan_vms.iter()) } else { String::new() };
         let cancel = listed(&mut cancel.iter().filter(|vm| plan_vms.contains(vm)));
+        let cutover = match cutover {
+            CutoverIntent::AtOnce => String::new(),
+            CutoverIntent::Now => "\n  cutover: now".to_owned(),
+            CutoverIntent::Never => "\n  cutover: never".to_owned(),
+            CutoverIntent::At(at) => format!("\n  cutover: \"{at:.0}\""),
+        };
         document(
             "Migration",
             &format!("m-{number}"),
-            &format!("plan: plan-{plan}\n  again: [{again}]\n  cancel: [{cancel}]"),
+            &format!("plan: plan-{plan}\n  again: [{again}]\n  cancel: [{cancel}]{cutover}"),
         )
     }
 }
@@ -369,6 +465,11 @@ fn document(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: ferry.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n"
     )
+}
+
+fn window_text(open_min: u8) -> String {
+    let rule = format!("{{schedule: \"0 * * * *\", duration: {open_min}m, timeZone: Etc/UTC}}");
+    document("CutoverWindow", "hourly", &format!("allow: [{rule}]"))
 }
 
 fn providers() -> String {
@@ -457,14 +558,16 @@ fn plan() -> impl Strategy<Value = PlanModel> {
     let power = prop_oneof![3 => Just("auto"), 1 => Just("on"), 1 => Just("off")];
     let verify = prop_oneof![2 => Just("changed"), 1 => Just("full"), 1 => Just("none")];
     let convert = prop_oneof![6 => Just(false), 1 => Just(true)];
-    (vms, any::<bool>(), any::<bool>(), power, verify, convert).prop_map(
-        |(vms, force, delete, power, verify, convert)| PlanModel {
+    let window = prop_oneof![2 => Just(false), 1 => Just(true)];
+    (vms, any::<bool>(), any::<bool>(), power, verify, convert, window).prop_map(
+        |(vms, force, delete, power, verify, convert, window)| PlanModel {
             vms,
             force,
             delete,
             power,
             verify,
             convert,
+            window,
         },
     )
 }
@@ -478,12 +581,24 @@ fn edit() -> impl Strategy<Value = Edit> {
         2 => (0..3_u8).prop_map(Edit::DropMigration),
         3 => (0..2_u8, 0..4_usize).prop_map(|(back, vm)| Edit::Cancel(back, vm)),
         1 => (0..2_u8).prop_map(Edit::Uncancel),
+        3 => (0..2_u8, when()).prop_map(|(back, when)| Edit::Cutover(back, when)),
+        1 => prop_oneof![Just(20_u8), Just(40), Just(60)].prop_map(Edit::Window),
+        1 => Just(Edit::BreakWindow),
         1 => (0..2_u8).prop_map(Edit::BreakPlan),
         1 => (0..2_u8).prop_map(Edit::BreakMigration),
         2 => Just(Edit::Mend),
         1 => Just(Edit::Empty),
         2 => Just(Edit::Restore),
         2 => Just(Edit::Unrelated),
+    ]
+}
+
+fn when() -> impl Strategy<Value = When> {
+    prop_oneof![
+        1 => Just(When::Unsaid),
+        2 => Just(When::Now),
+        1 => Just(When::Never),
+        4 => (-30..30_i16).prop_map(When::In),
     ]
 }
 
@@ -533,10 +648,13 @@ mod tests {
             power: "off",
             verify: "full",
             convert: false,
+            window: true,
         };
-        manifests.edit(&Edit::Plan(0, model));
-        manifests.edit(&Edit::Again(0));
-        manifests.edit(&Edit::Cancel(0, 1));
+        let mut edit = |edit| manifests.edit(&edit, world.now());
+        edit(Edit::Plan(0, model));
+        edit(Edit::Again(0));
+        edit(Edit::Cancel(0, 1));
+        edit(Edit::Cutover(0, When::In(5)));
         manifests.commit(&world);
         let state = world.lock();
         let commit = &state.repo.commits[state.repo.head.as_ref().unwrap()];
@@ -553,14 +671,14 @@ mod tests {
         let vms = [SimVmSpec::archive("vm-0", &[&[1]])];
         let world = SimWorld::new(&vms, FaultPlan::default());
         let mut manifests = Manifests::new(&vms, &world);
-        manifests.edit(&Edit::Migrate(0));
+        manifests.edit(&Edit::Migrate(0), world.now());
         manifests.commit(&world);
         let before = manifests.intent();
-        manifests.edit(&Edit::BreakMigration(0));
-        manifests.edit(&Edit::Cancel(0, 0));
+        manifests.edit(&Edit::BreakMigration(0), world.now());
+        manifests.edit(&Edit::Cancel(0, 0), world.now());
         manifests.commit(&world);
         assert_eq!(manifests.intent(), before);
-        manifests.edit(&Edit::DropMigration(0));
+        manifests.edit(&Edit::DropMigration(0), world.now());
         manifests.commit(&world);
         assert_eq!(manifests.intent(), Intent::default());
     }

@@ -1,5 +1,7 @@
 //! The simulated source: VMs with power, guests that obey, ignore or obey late, marks, and archives that have none of these.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::chance::{Call, Mishap};
@@ -67,11 +69,11 @@ impl SimVmSpec {
     pub fn id(&self) -> SourceVm {
         match self.kind {
             VmKind::Powered { .. } => {
-                SourceVm::Vsphere { server: "sim".to_owned(), vm: self.name.clone() }
+                SourceVm::Vsphere { server: "sim".into(), vm: self.name.as_str().into() }
             }
             VmKind::Archive => SourceVm::Ova {
-                archive: hex::encode(blake3::hash(self.name.as_bytes()).as_bytes()),
-                system: self.name.clone(),
+                archive: hex::encode(blake3::hash(self.name.as_bytes()).as_bytes()).into(),
+                system: self.name.as_str().into(),
             },
         }
     }
@@ -88,6 +90,8 @@ pub(super) struct SimVm {
     pub(super) claim: Claim,
     /// Whether it is there at all.
     pub(super) present: bool,
+    /// How many records the journal held when it went away or came back, and whether it was there from then on.
+    presence: Vec<(usize, bool)>,
     /// When the guest will have obeyed.
     off_due: Option<Timestamp>,
     /// How its power changed, from the beginning on.
@@ -125,6 +129,7 @@ impl SimVm {
             power,
             claim,
             present: true,
+            presence: Vec::new(),
             off_due: None,
             changes: vec![first],
             disks,
@@ -133,6 +138,12 @@ impl SimVm {
 
     pub(super) fn runs(&self) -> bool {
         self.power == Power::On
+    }
+
+    /// Tells whether it was there when a record was written.
+    pub(super) fn was_there(&self, record: usize) -> bool {
+        let before = self.presence.iter().rev().find(|(records, _)| *records <= record);
+        before.is_none_or(|(_, present)| *present)
     }
 
     /// Changes a leaf, as a running guest does all the time.
@@ -239,9 +250,11 @@ impl SimWorld {
     /// Takes a VM out of the inventory, or brings it back.
     pub fn vm_present(&self, name: &str, present: bool) {
         let mut state = self.lock();
+        let records = state.records.len();
         let vm = state.vms.iter_mut().find(|vm| vm.name == name);
         if let Some(vm) = vm {
             vm.present = present;
+            vm.presence.push((records, present));
         }
     }
 
@@ -297,7 +310,7 @@ impl State {
     }
 
     fn readable(&self, site: &Site) -> Result<(), PortError> {
-        if *site != (Site::Ova { path: SOURCE_PATH.to_owned() }) {
+        if *site != (Site::Ova { path: SOURCE_PATH.into() }) {
             let text = format!("there is no simulated source at {site:?}");
             return Err(PortError::lasting(text, "name the simulated source", Mend::Person));
         }
@@ -357,7 +370,8 @@ impl Source for SimWorld {
             if let Some(stale) = stale {
                 return Ok(stale);
             }
-            let vms = state.vms.iter().filter(|vm| vm.present).map(SimVm::seen).collect();
+            let present = state.vms.iter().filter(|vm| vm.present);
+            let vms = present.map(|vm| Arc::new(vm.seen())).collect();
             let seen = SourceState { vms, gaps: Vec::<Gap>::new(), clock: None };
             state.stale_source = Some(seen.clone());
             Ok(seen)
@@ -499,7 +513,7 @@ mod tests {
     use crate::port::Clock;
 
     fn site() -> Site {
-        Site::Ova { path: SOURCE_PATH.to_owned() }
+        Site::Ova { path: SOURCE_PATH.into() }
     }
 
     fn seconds(count: i64) -> SignedDuration {

@@ -105,7 +105,7 @@ impl SimWorld {
 
 impl State {
     fn writable(&self, site: &Site) -> Result<(), PortError> {
-        if *site != (Site::Local { path: TARGET_PATH.to_owned() }) {
+        if *site != (Site::Local { path: TARGET_PATH.into() }) {
             let text = format!("there is no simulated target at {site:?}");
             return Err(PortError::lasting(text, "name the simulated target", Mend::Person));
         }
@@ -143,7 +143,9 @@ impl Target for SimWorld {
             let ours = target.areas.values().filter(|area| area.power.is_some());
             let names = ours.map(|area| &area.name).chain(&target.foreign);
             let vms = names.filter_map(|name| Some((name.clone(), target.seen(name)?)));
-            let seen = TargetState { free: Bytes(target.free()), vms: vms.collect() };
+            let partial = target.areas.iter().filter(|(_, area)| area.power.is_none());
+            let areas = partial.map(|(token, _)| token.clone()).collect();
+            let seen = TargetState { free: Bytes(target.free()), vms: vms.collect(), areas };
             state.stale_target = Some(seen.clone());
             Ok(seen)
         })
@@ -273,17 +275,19 @@ fn in_use(area: &Token) -> PortError {
 mod tests {
     use super::super::{FaultPlan, SOURCE_PATH, SimVmSpec};
     use super::*;
+    use std::sync::Arc;
+
     use crate::port::Source;
 
     fn site() -> Site {
-        Site::Local { path: TARGET_PATH.to_owned() }
+        Site::Local { path: TARGET_PATH.into() }
     }
 
     fn world() -> (SimWorld, Vm) {
         let world = SimWorld::new(&[SimVmSpec::powered("web", &[&[1]])], FaultPlan::default());
-        let source = Site::Ova { path: SOURCE_PATH.to_owned() };
+        let source = Site::Ova { path: SOURCE_PATH.into() };
         let vm = Source::observe(&world, &source).unwrap().vms.remove(0);
-        (world, vm)
+        (world, Arc::unwrap_or_clone(vm))
     }
 
     #[test]
