@@ -8,18 +8,28 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod render;
+mod risk;
+mod schedule;
+
+pub use crate::preview::risk::{Factor, Level, Risk};
+pub use crate::preview::schedule::{Opening, Schedule};
 
 pub(crate) use crate::preview::render::{bare, harmless, lines, seconds_last, told, trimmed};
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::{Decision, Rest, Stand, Standing, Wait};
-use crate::desired::Wanted;
+use crate::decide::{CutoverLimits, Rest, Stand, Standing, Wait};
+use crate::desired::{Desired, Wanted};
 use crate::domain::id::{CommitId, Digest, Instance, SourceVm, TargetName, VmKey};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, Vm};
+use crate::journal::pace::Pace;
 use crate::journal::phase::Phase;
 use crate::journal::progress::{Progress, Run};
 use crate::manifest::diagnostic::Finding;
@@ -29,8 +39,19 @@ use crate::policy::{Outcome, Verdict};
 /// The version of the JSON form. It counts up when a field changes its meaning or goes.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// How many bytes a second an estimate reckons with, until there are measurements: what a gigabit link carries.
-pub const DEFAULT_RATE: Bytes = Bytes::mib(110);
+/// Returns the JSON Schema of a [`Preview`]'s JSON form (draft 2020-12, without references), for programs that read it.
+pub fn schema() -> serde_json::Value {
+    let settings = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .with(|settings| settings.inline_subschemas = true);
+    let mut made = settings.into_generator().into_root_schema_for::<Preview>().to_value();
+    made["properties"]["format_version"]["const"] = FORMAT_VERSION.into();
+    let mut schema = serde_json::Map::new();
+    for field in ["$schema", "title", "description", "type", "required", "properties"] {
+        schema.insert(field.to_owned(), made[field].take());
+    }
+    schema.into()
+}
 
 /// What a preview is made of.
 #[derive(Clone, Copy, Debug)]
@@ -45,16 +66,20 @@ pub struct Input<'a> {
     pub verdicts: &'a [Verdict],
     /// What the journal adds up to.
     pub progress: &'a Progress,
-    /// What is to be done.
-    pub decision: &'a Decision,
+    /// Where every VM stands.
+    pub stands: &'a [Stand],
     /// Why a newer commit does not count yet.
     pub held: Option<&'a str>,
+    /// When VMs may be taken down.
+    pub cutover: CutoverLimits,
+    /// The instant from which openings of windows are looked for.
+    pub now: Timestamp,
 }
 
 /// What would be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Preview {
-    /// See [`FORMAT_VERSION`].
+    /// The version of this form. It counts up when a field changes its meaning or goes.
     pub format_version: u32,
     /// Who would do it.
     pub instance: Instance,
@@ -68,6 +93,8 @@ pub struct Preview {
     pub errored: bool,
     /// The totals.
     pub summary: Summary,
+    /// What the commit changes of what is trusted, one sentence each: providers, windows, policies. It counts after the merge.
+    pub after_merge: Vec<String>,
     /// What is wrong with manifests beyond single entries.
     pub manifests: Vec<Finding>,
     /// One for each entry, and for each attempt that moves without one.
@@ -75,10 +102,12 @@ pub struct Preview {
 }
 
 /// The totals of a preview.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Summary {
     /// How many VMs begin to move.
     pub start: usize,
+    /// How many begin at their time, or when their windows open.
+    pub scheduled: usize,
     /// How many go on.
     pub go_on: usize,
     /// How many are undone.
@@ -98,7 +127,7 @@ pub struct Summary {
 }
 
 /// What happens with a VM, at a glance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// Something stands against it.
@@ -109,6 +138,8 @@ pub enum Change {
     Withdraw,
     /// An attempt begins.
     Start,
+    /// An attempt begins at its time, or when its windows open.
+    Scheduled,
     /// An attempt goes on.
     GoOn,
     /// Nothing is done.
@@ -123,6 +154,7 @@ impl Change {
             Self::Unknown => "?",
             Self::Withdraw => "-",
             Self::Start => "+",
+            Self::Scheduled => ">>",
             Self::GoOn => "~",
             Self::Unchanged => "=",
         }
@@ -135,6 +167,7 @@ impl Change {
             Self::Unknown => "inventory unknown",
             Self::Withdraw => "undo and stop managing",
             Self::Start => "start a migration",
+            Self::Scheduled => "cutover scheduled",
             Self::GoOn => "go on",
             Self::Unchanged => "nothing to do",
         }
@@ -142,7 +175,7 @@ impl Change {
 }
 
 /// One VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Row {
     /// What happens.
     pub change: Change,
@@ -151,6 +184,7 @@ pub struct Row {
     /// The entry.
     pub key: VmKey,
     /// The VM, where it is known.
+    #[schemars(with = "Option<String>")]
     pub source_vm: Option<SourceVm>,
     /// What would be done, in order.
     pub actions: Vec<&'static str>,
@@ -162,38 +196,44 @@ pub struct Row {
     pub bytes: Option<Sizes>,
     /// Where it goes: the target provider and the name there.
     pub target: Option<Destination>,
+    /// When it is taken down, where a time or a window bounds that.
+    pub schedule: Option<Schedule>,
     /// How long the copy takes.
     pub estimate: Option<Estimate>,
+    /// What to look at before it moves.
+    pub risk: Option<Risk>,
     /// Everything that was found, the worst first.
     pub findings: Vec<Finding>,
     /// What a reviewer saw: the digest over everything that was judged.
     pub digest: Option<Digest>,
+    /// The fields of the entry that another commit changes, by their names in the journal's form.
+    pub changed: Vec<String>,
+    /// What is wanted of it.
+    #[serde(skip)]
+    pub desired: Option<Arc<Desired>>,
 }
 
 /// How large a VM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Sizes {
     /// What the guest sees.
     pub provisioned: Bytes,
     /// What the source stores, where it says so of every disk.
     pub stored: Option<Bytes>,
+    /// What is read to copy it: what is stored, of each disk of which that is known.
+    pub to_copy: Bytes,
 }
 
 impl Sizes {
     /// Adds up a VM's disks.
     pub fn of(vm: &Vm) -> Self {
         let stored = vm.disks.iter().map(|disk| disk.stored).sum();
-        Self { provisioned: vm.capacity(), stored }
-    }
-
-    /// Returns what has to be read.
-    pub fn to_copy(&self) -> Bytes {
-        self.stored.unwrap_or(self.provisioned)
+        Self { provisioned: vm.capacity(), stored, to_copy: vm.to_copy() }
     }
 }
 
 /// Where a VM goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Destination {
     /// The target's name.
     pub provider: String,
@@ -202,7 +242,7 @@ pub struct Destination {
 }
 
 /// How long something takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Estimate {
     /// In seconds, rounded up.
@@ -213,13 +253,34 @@ pub struct Estimate {
 
 impl Estimate {
     /// Reckons how long so many bytes are copied.
-    pub fn of(bytes: Bytes) -> Self {
-        let basis = format!("default {DEFAULT_RATE}/s");
-        Self { seconds: bytes.0.div_ceil(DEFAULT_RATE.0), basis }
+    pub fn of(bytes: Bytes, pace: Pace) -> Self {
+        Self { seconds: pace.time(bytes).as_secs().unsigned_abs(), basis: pace.basis() }
     }
 }
 
 impl Row {
+    /// Tells whether it says what another one says, wherever its entry stands in a file.
+    fn says(&self, other: &Self) -> bool {
+        let wish = |one: &Option<Arc<Desired>>, other: &Option<Arc<Desired>>| match (one, other) {
+            (Some(one), Some(other)) => one.wishes(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        let found = |(one, other): (&Finding, &Finding)| {
+            *one == Finding { place: one.place.clone(), ..other.clone() }
+        };
+        let Self { change, symbol: _, key, source_vm, actions, what, .. } = self;
+        let Self { wait, bytes, target, schedule, estimate, risk, .. } = self;
+        let Self { findings, digest, changed: _, desired, .. } = self;
+        (change, key, source_vm, actions, what)
+            == (&other.change, &other.key, &other.source_vm, &other.actions, &other.what)
+            && (wait, bytes, target, risk)
+                == (&other.wait, &other.bytes, &other.target, &other.risk)
+            && (schedule, estimate, digest) == (&other.schedule, &other.estimate, &other.digest)
+            && findings.len() == other.findings.len()
+            && findings.iter().zip(&other.findings).all(found)
+            && wish(desired, &other.desired)
+    }
+
     /// What an entry becomes that another commit no longer has. Nothing on the target is deleted.
     fn withdrawn(mut self) -> Self {
         self.change = Change::Withdraw;
@@ -227,7 +288,9 @@ impl Row {
         self.actions = vec!["stop-managing"];
         "stop managing; what stands on the target stays".clone_into(&mut self.what);
         self.wait = None;
+        self.schedule = None;
         self.estimate = None;
+        self.risk = None;
         self.findings.clear();
         self
     }
@@ -236,8 +299,8 @@ impl Row {
 impl Preview {
     /// Tells whether something is left to do, now or at its time.
     pub fn changes(&self) -> bool {
-        let Summary { start, go_on, withdraw, unknown, .. } = &self.summary;
-        start + go_on + withdraw + unknown > 0
+        let Summary { start, scheduled, go_on, withdraw, unknown, .. } = &self.summary;
+        start + scheduled + go_on + withdraw + unknown > 0
     }
 
     /// Keeps what differs from a preview of another commit: what merging this one would change. Entries that only the other
@@ -246,7 +309,13 @@ impl Preview {
     pub fn since(mut self, before: &Self) -> Self {
         let known: HashMap<&VmKey, &Row> = before.vms.iter().map(|row| (&row.key, row)).collect();
         let own: HashSet<VmKey> = self.vms.iter().map(|row| row.key.clone()).collect();
-        self.vms.retain(|row| known.get(&row.key) != Some(&row));
+        self.vms.retain(|row| known.get(&row.key).is_none_or(|before| !row.says(before)));
+        for row in &mut self.vms {
+            let before = known.get(&row.key).and_then(|before| before.desired.as_deref());
+            if let (Some(before), Some(after)) = (before, row.desired.as_deref()) {
+                row.changed = changed(before, after);
+            }
+        }
         let gone = before.vms.iter().filter(|row| !own.contains(&row.key));
         let gone: Vec<Row> = gone.cloned().map(Row::withdrawn).collect();
         self.vms.extend(gone);
@@ -270,12 +339,11 @@ pub fn preview(input: &Input<'_>) -> Preview {
     let verdicts: HashMap<&VmKey, &Verdict> =
         input.verdicts.iter().map(|verdict| (&verdict.key, verdict)).collect();
     let vms: Vec<Row> = input
-        .decision
         .stands
         .iter()
         .map(|stand| {
             let moving = runs.get(&stand.key).filter(|run| !run.phase.ended()).copied();
-            row(input.wanted, stand, verdicts.get(&stand.key).copied(), moving)
+            row(input, stand, verdicts.get(&stand.key).copied(), moving)
         })
         .collect();
     let manifests = beyond_entries(input.wanted);
@@ -290,6 +358,7 @@ pub fn preview(input: &Input<'_>) -> Preview {
         complete: summary.unknown == 0,
         errored,
         summary,
+        after_merge: Vec::new(),
         manifests,
         vms,
     };
@@ -297,28 +366,50 @@ pub fn preview(input: &Input<'_>) -> Preview {
     preview
 }
 
+/// Names the fields in which two wishes differ.
+fn changed(before: &Desired, after: &Desired) -> Vec<String> {
+    let fields = |desired: &Desired| serde_json::to_value(desired).unwrap_or_default();
+    let (before, after) = (fields(before), fields(after));
+    let after = after.as_object().into_iter().flatten();
+    let differs = |(name, value): (&String, &serde_json::Value)| {
+        (before.get(name) != Some(value)).then(|| name.clone())
+    };
+    after.filter_map(differs).collect()
+}
+
 /// Says what happens with one VM.
-fn row(wanted: &Wanted, stand: &Stand, verdict: Option<&Verdict>, moving: Option<&Run>) -> Row {
+fn row(input: &Input<'_>, stand: &Stand, verdict: Option<&Verdict>, moving: Option<&Run>) -> Row {
     let change = change(&stand.state, verdict, moving);
     let cleared = verdict.and_then(|verdict| match &verdict.outcome {
         Outcome::Cleared(cleared) => Some(cleared),
         Outcome::Blocked | Outcome::Unknown(_) => None,
     });
     let begun = moving.map(|run| run.begun.instructions());
-    let vm = begun.map(|begun| &begun.vm).or(cleared.map(|cleared| cleared.vm()));
+    let vm = begun.map(|begun| &*begun.vm).or(cleared.map(|cleared| &**cleared.vm()));
     let desired = begun
         .map(|begun| &begun.desired)
         .or(cleared.map(|cleared| cleared.desired()))
-        .or_else(|| entry_of(wanted, &stand.key));
+        .or_else(|| entry_of(input.wanted, &stand.key));
     let name = begun
         .map(|begun| begun.target_name.clone())
         .or(cleared.map(|cleared| cleared.target_name().clone()))
         .or(desired.and_then(|desired| desired.target_name.clone()));
     let bytes = vm.map(Sizes::of);
-    let (actions, what) = what(change, stand, vm, desired, moving);
+    let schedule = bytes
+        .filter(|_| matches!(change, Change::Start | Change::Scheduled | Change::Blocked))
+        .and_then(|sizes| Schedule::of(input, stand, sizes.to_copy));
+    // A time that no window holds will be missed: that is told while it can still be changed.
+    let too_short = change == Change::Scheduled && schedule.as_ref().is_some_and(|s| !s.fits);
+    let change = if too_short { Change::Blocked } else { change };
+    let (actions, what) = what(change, stand, vm, desired.map(Arc::as_ref), moving);
     // What was migrated may be gone from the source: that is no finding any more.
     let silent =
         change == Change::Unchanged && !matches!(stand.state, Standing::Resting(Rest::NoMigration));
+    let risk = desired.zip(vm).filter(|_| matches!(change, Change::Start | Change::Scheduled));
+    let risk = risk.zip(verdict).map(|((desired, vm), verdict)| {
+        let of = (input.wanted, &stand.key);
+        Risk::of(of, desired, vm, schedule.as_ref(), &verdict.findings)
+    });
     Row {
         change,
         symbol: change.symbol(),
@@ -329,14 +420,19 @@ fn row(wanted: &Wanted, stand: &Stand, verdict: Option<&Verdict>, moving: Option
         wait: wait(&stand.state, verdict),
         bytes,
         target: desired.map(|desired| Destination { provider: desired.target.to_string(), name }),
+        schedule,
         estimate: bytes
-            .filter(|_| change == Change::Start)
-            .map(|sizes| Estimate::of(sizes.to_copy())),
+            .filter(|_| matches!(change, Change::Start | Change::Scheduled))
+            .zip(desired)
+            .map(|(sizes, of)| Estimate::of(sizes.to_copy, input.progress.pace(&of.source))),
+        risk,
         findings: verdict
             .filter(|_| !silent)
             .map(|verdict| verdict.findings.clone())
             .unwrap_or_default(),
         digest: verdict.and_then(|verdict| verdict.digest.clone()),
+        changed: Vec::new(),
+        desired: desired.cloned(),
     }
 }
 
@@ -352,7 +448,7 @@ pub(crate) fn beyond_entries(wanted: &Wanted) -> Vec<Finding> {
     wanted.findings.iter().filter(beyond).cloned().collect()
 }
 
-fn entry_of<'a>(wanted: &'a Wanted, key: &VmKey) -> Option<&'a crate::desired::Desired> {
+fn entry_of<'a>(wanted: &'a Wanted, key: &VmKey) -> Option<&'a Arc<Desired>> {
     let plan = wanted.plans.get(&key.plan)?;
     plan.vms.iter().find(|entry| entry.key == *key)?.desired.as_ref()
 }
@@ -381,9 +477,13 @@ fn change(state: &Standing, verdict: Option<&Verdict>, moving: Option<&Run>) -> 
             | Wait::NameTaken
             | Wait::Pinned { .. }
             | Wait::Claimed(_)
+            | Wait::CutoverMissed { .. }
             | Wait::Stalled(_),
         ) => Change::Blocked,
         Some(Wait::Unknown(_)) => Change::Unknown,
+        Some(Wait::Cutover { .. } | Wait::Postponed | Wait::Window { .. }) if moving.is_none() => {
+            Change::Scheduled
+        }
         None
         | Some(
             Wait::Slot { .. }
@@ -394,6 +494,9 @@ fn change(state: &Standing, verdict: Option<&Verdict>, moving: Option<&Run>) -> 
             | Wait::ShuttingDown { .. }
             | Wait::Retry { .. }
             | Wait::Brake
+            | Wait::Cutover { .. }
+            | Wait::Postponed
+            | Wait::Window { .. }
             | Wait::PowerOffBarred(_),
         ) => match moving {
             Some(_) if undoing => Change::Withdraw,
@@ -408,11 +511,11 @@ fn what(
     change: Change,
     stand: &Stand,
     vm: Option<&Vm>,
-    desired: Option<&crate::desired::Desired>,
+    desired: Option<&Desired>,
     moving: Option<&Run>,
 ) -> (Vec<&'static str>, String) {
     match (change, desired, vm) {
-        (Change::Start, Some(desired), Some(vm)) => {
+        (Change::Start | Change::Scheduled, Some(desired), Some(vm)) => {
             let mut actions = Vec::new();
             let mut words = match desired.kind {
                 PlanType::Cold => "migrate cold".to_owned(),
@@ -433,7 +536,7 @@ fn what(
             }
             (actions, words)
         }
-        (Change::Start, _, _) => (vec!["copy", "create"], "migrate".to_owned()),
+        (Change::Start | Change::Scheduled, _, _) => (vec!["copy", "create"], "migrate".to_owned()),
         (Change::GoOn, _, _) => {
             let phase = moving.map_or("", |run| run.phase.name());
             (vec!["go-on"], format!("go on ({phase})"))
@@ -452,10 +555,11 @@ fn starts(wanted: TargetPowerState, was: Power) -> bool {
     }
 }
 
-/// Says why nothing is done now, unless the findings say it already.
+/// Says why nothing is done now, unless the findings or the column of cutovers say it already.
 fn wait(state: &Standing, verdict: Option<&Verdict>) -> Option<String> {
     match state {
-        Standing::Waiting(Wait::Blocked | Wait::Copying) | Standing::Acting(_) => None,
+        Standing::Waiting(Wait::Blocked | Wait::Copying | Wait::Cutover { .. })
+        | Standing::Acting(_) => None,
         Standing::Waiting(wait) => Some(wait.words()),
         Standing::Resting(rest @ Rest::Failed(_)) => Some(rest.words()),
         Standing::Resting(Rest::NoMigration) => match verdict.map(|verdict| &verdict.outcome) {
@@ -473,18 +577,20 @@ fn summary(rows: &[Row]) -> Summary {
     for row in rows {
         match row.change {
             Change::Start => summary.start += 1,
+            Change::Scheduled => summary.scheduled += 1,
             Change::GoOn => summary.go_on += 1,
             Change::Withdraw => summary.withdraw += 1,
             Change::Blocked => summary.blocked += 1,
             Change::Unknown => summary.unknown += 1,
             Change::Unchanged => summary.unchanged += 1,
         }
-        if let (Change::Start, Some(sizes)) = (row.change, row.bytes) {
+        if let (Change::Start | Change::Scheduled, Some(sizes)) = (row.change, row.bytes) {
             summary.provisioned += sizes.provisioned;
-            summary.to_copy += sizes.to_copy();
+            summary.to_copy += sizes.to_copy;
         }
     }
-    summary.seconds = Estimate::of(summary.to_copy).seconds;
+    summary.seconds =
+        rows.iter().filter_map(|row| row.estimate.as_ref()).map(|it| it.seconds).sum();
     summary
 }
 

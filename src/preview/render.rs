@@ -1,5 +1,6 @@
 //! A preview as text for a terminal, as Markdown for a comment, and as JSON.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, Table};
@@ -8,13 +9,16 @@ use jiff::SignedDuration;
 use crate::domain::text::{markdown, visible};
 use crate::domain::unit::lasting;
 use crate::manifest::diagnostic::{Finding, Severity};
-use crate::preview::{Change, Destination, Preview, Row, Sizes, Summary};
+use crate::preview::{Change, Destination, Factor, Level, Preview, Row, Schedule, Sizes, Summary};
 
 /// How many VMs that need nothing are listed; of more only the number is of interest.
 const UNCHANGED_LISTED_MAX: usize = 20;
 
 /// How much of the reasons one Markdown row shows, in characters before escaping.
 const WHY_MAX: usize = 400;
+
+/// Which column tells of cutovers.
+const CUTOVER_COLUMN: usize = 6;
 
 /// The narrowest table that can still be read.
 const WIDTH_MIN: u16 = 40;
@@ -27,6 +31,9 @@ impl Preview {
     pub fn text(&self, width: u16) -> String {
         let width = width.max(WIDTH_MIN);
         let mut text = lines(&[self.headline(), self.data()], width, 0);
+        for change in &self.after_merge {
+            text.push_str(&lines(&[format!("after the merge: {change}")], width, 0));
+        }
         for finding in &self.manifests {
             text.push_str(&lines(&[format!("! {}", told(finding))], width, 0));
         }
@@ -66,11 +73,15 @@ impl Preview {
             return head.chars().take(limit).collect();
         }
         let mut rows: Vec<&Row> = self.listed().collect();
-        rows.sort_by_key(|row| row.change);
-        let bullets =
+        let grave = |row: &Row| row.risk.as_ref().is_some_and(|risk| risk.level == Level::High);
+        rows.sort_by_key(|row| (row.change != Change::Blocked, !grave(row), row.change));
+        let trust = self.after_merge.iter();
+        let trust = trust.map(|change| format!("- after the merge: {}\n", markdown(change)));
+        let broken =
             self.manifests.iter().map(|finding| format!("- {}\n", markdown(&told(finding))));
+        let bullets = broken.chain(trust);
         let cells = rows.iter().map(|row| markdown_row(row));
-        let table_head = "\n| | VM | what | copy | target | estimate | why | digest |\n|---|---|---|---|---|---|---|---|\n";
+        let table_head = "\n| | VM | what | copy | target | estimate | cutover | risk | why | digest |\n|---|---|---|---|---|---|---|---|---|---|\n";
         let mut items: Vec<(bool, String)> = bullets.map(|line| (false, line)).collect();
         items.extend(cells.map(|line| (true, line)));
         let total = items.len();
@@ -112,13 +123,15 @@ impl Preview {
     }
 
     fn headline(&self) -> String {
-        let Summary { start, go_on, withdraw, blocked, unknown, unchanged, .. } = &self.summary;
+        let Summary { start, scheduled, go_on, withdraw, blocked, unknown, unchanged, .. } =
+            &self.summary;
         let mut parts = vec![format!("{start} migrate")];
         let mut part = |count: usize, words: &str| {
             if count > 0 {
                 parts.push(format!("{count} {words}"));
             }
         };
+        part(*scheduled, "scheduled");
         part(*go_on, "go on");
         part(*withdraw, "undone");
         part(*blocked, "BLOCKED");
@@ -135,14 +148,16 @@ impl Preview {
     }
 
     fn data(&self) -> String {
-        let Summary { to_copy, provisioned, seconds, start, .. } = &self.summary;
-        if *start == 0 {
+        let Summary { to_copy, provisioned, seconds, start, scheduled, .. } = &self.summary;
+        if start + scheduled == 0 {
             return "Data: nothing to copy".to_owned();
         }
+        let bases = self.vms.iter().filter_map(|row| Some(row.estimate.as_ref()?.basis.as_str()));
+        let bases: BTreeSet<&str> = bases.collect();
         format!(
-            "Data: {to_copy} to copy ({provisioned} provisioned) · ≈ {} at {}/s (default), one after another",
+            "Data: {to_copy} to copy ({provisioned} provisioned) · ≈ {} one after another ({})",
             seconds_last(*seconds),
-            super::DEFAULT_RATE
+            bases.into_iter().collect::<Vec<_>>().join("; ")
         )
     }
 }
@@ -166,16 +181,21 @@ pub(crate) fn told(finding: &Finding) -> String {
 pub(super) fn why(row: &Row) -> String {
     let worth = if row.change == Change::Blocked { Severity::Critical } else { Severity::Warning };
     let texts = row.findings.iter().filter(|finding| finding.severity <= worth);
-    let parts: Vec<&str> =
-        row.wait.as_deref().into_iter().chain(texts.map(|finding| finding.text.as_str())).collect();
+    let known = |factor: &&Factor| row.findings.iter().any(|finding| finding.code == factor.text);
+    let factors = row.risk.iter().flat_map(|risk| &risk.factors).filter(|factor| !known(factor));
+    let waits = row.wait.as_deref().into_iter();
+    let parts: Vec<&str> = waits
+        .chain(factors.map(|factor| factor.text.as_str()))
+        .chain(texts.map(|finding| finding.text.as_str()))
+        .collect();
     visible(&parts.join("; ")).into_owned()
 }
 
-fn cells(row: &Row) -> [String; 7] {
+fn cells(row: &Row) -> [String; 9] {
     let sizes = row.bytes.filter(|_| !matches!(row.change, Change::Unchanged | Change::Withdraw));
     let copy = sizes.map_or_else(String::new, |sizes| match sizes {
-        Sizes { provisioned, stored: Some(stored) } => format!("{stored} of {provisioned}"),
-        Sizes { provisioned, stored: None } => provisioned.to_string(),
+        Sizes { provisioned, stored: Some(stored), .. } => format!("{stored} of {provisioned}"),
+        Sizes { provisioned, stored: None, .. } => provisioned.to_string(),
     });
     let target = row.target.as_ref().map_or_else(String::new, |target| match target {
         Destination { provider, name: Some(name) } => format!("{provider}/{name}"),
@@ -188,21 +208,35 @@ fn cells(row: &Row) -> [String; 7] {
     [
         row.symbol.to_owned(),
         visible(&row.key.to_string()).into_owned(),
-        visible(&row.what).into_owned(),
+        what(row),
         copy,
         visible(&target).into_owned(),
         estimate,
+        visible(&row.schedule.as_ref().map_or_else(String::new, Schedule::words)).into_owned(),
+        row.risk.as_ref().map_or("", |risk| risk.level.word()).to_owned(),
         why(row),
     ]
 }
 
+/// Says what happens, and which fields of the entry another commit changes.
+fn what(row: &Row) -> String {
+    let changes = row.changed.join(", ");
+    let changes = if changes.is_empty() { changes } else { format!(" (changes {changes})") };
+    visible(&format!("{}{changes}", row.what)).into_owned()
+}
+
 fn table(rows: &[&Row], width: u16) -> String {
     let mut table = bare(width);
-    let head = ["", "VM", "what", "copy", "target", "estimate", "why"];
+    let head = ["", "VM", "what", "copy", "target", "estimate", "cutover", "risk", "why"];
     let digests = width >= WIDTH_OF_DIGESTS;
-    table.set_header(head.into_iter().chain(digests.then_some("digest")));
+    // Most fleets are moved as they come: the column is there when a time or a window is.
+    let cutovers = rows.iter().any(|row| row.schedule.is_some());
+    let kept = |column: &usize| cutovers || *column != CUTOVER_COLUMN;
+    let head = head.into_iter().enumerate().filter(|(column, _)| kept(column));
+    table.set_header(head.map(|(_, word)| word).chain(digests.then_some("digest")));
     for row in rows {
-        table.add_row(cells(row).into_iter().chain(digests.then(|| digest(row, 8))));
+        let cells = cells(row).into_iter().enumerate().filter(|(column, _)| kept(column));
+        table.add_row(cells.map(|(_, cell)| cell).chain(digests.then(|| digest(row, 8))));
     }
     trimmed(&mut table)
 }
@@ -235,13 +269,13 @@ pub(crate) fn trimmed(table: &mut Table) -> String {
 }
 
 fn markdown_row(row: &Row) -> String {
-    let [symbol, vm, what, copy, target, estimate, mut why] = cells(row);
+    let [symbol, vm, what, copy, target, estimate, cutover, risk, mut why] = cells(row);
     if why.chars().count() > WHY_MAX {
         why = why.chars().take(WHY_MAX).collect::<String>() + "…";
     }
     let digest = digest(row, 12);
     let mut line = format!("| `{symbol}` |");
-    for cell in [&vm, &what, &copy, &target, &estimate, &why, &digest] {
+    for cell in [&vm, &what, &copy, &target, &estimate, &cutover, &risk, &why, &digest] {
         let _ = write!(line, " {} |", markdown(cell));
     }
     line.push('\n');

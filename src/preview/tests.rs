@@ -1,7 +1,11 @@
+use std::sync::Arc;
+
 use expect_test::expect;
 
+use std::fmt::Write as _;
+
 use super::*;
-use crate::decide::{Rest, Stand, Standing, Wait};
+use crate::decide::{CutoverLimits, Rest, Stand, Standing, Wait};
 use crate::domain::id::{
     Digest, DiskKey, JournalId, MigrationName, PlanName, RunId, Token, VmName,
 };
@@ -11,27 +15,32 @@ use crate::journal::record::{
     Record,
 };
 use crate::manifest::diagnostic::Severity;
-use crate::policy::sample::{at, clear, desired, place, source, vm, wanted, world};
+use crate::policy::sample::{at, clear, desired, first, place, seen, vm, wanted, world};
 
 /// What a hostile name may hold: a terminal escape, a reversal of the reading direction, Markdown, HTML, a new line.
 pub(crate) const CANARY: &str = "w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)";
 
 /// Folds facts of one attempt per VM, one second apart.
 pub(crate) fn progress(runs: &[(&str, &[Fact])]) -> Progress {
+    every(1, runs)
+}
+
+/// The same with so many seconds between them.
+fn every(seconds: i64, runs: &[(&str, &[Fact])]) -> Progress {
     let mut records = Vec::new();
     for (name, facts) in runs {
         let vm = vm(name);
         let run = RunId { vm: vm.id.clone(), migration: MigrationName::new("go"), attempt: 1 };
         let instructions = Instructions {
-            desired: desired("web", name),
-            vm,
-            target_name: crate::policy::target_name(name).unwrap(),
+            desired: Arc::new(desired("web", name)),
+            vm: Arc::new(vm),
+            target_name: crate::desired::target_name(name).unwrap(),
             digest: Digest::new("d1"),
             commit: CommitId::new("c0ffee"),
         };
         let began = Fact::Began(Box::new(instructions));
         for fact in std::iter::once(&began).chain(*facts) {
-            let second = i64::try_from(records.len()).unwrap();
+            let second = seconds * i64::try_from(records.len()).unwrap();
             let entry = Entry::Run { run: run.clone(), fact: fact.clone() };
             records.push(Record { version: RECORD_VERSION, at: at(second), entry });
         }
@@ -100,7 +109,7 @@ pub(crate) struct Scene {
     pub(crate) wanted: Wanted,
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) progress: Progress,
-    pub(crate) decision: Decision,
+    pub(crate) stands: Vec<Stand>,
     pub(crate) held: Option<&'static str>,
 }
 
@@ -117,13 +126,14 @@ impl Scene {
             hint: Some("did you mean `color`?".into()),
         });
         let mut observed = world(names[..9].iter().map(|name| vm(name)).collect());
-        let vms = &mut source(&mut observed).vms;
-        vms[1].power = Power::On;
-        vms[1].disks[0].checksum = Checksum::Absent;
-        vms[1].firmware = None;
-        vms[2].disks[0].capacity = Bytes::mib(4 << 20);
-        vms[2].disks[0].stored = None;
-        vms[8].nics[0].network = CANARY.into();
+        let vm = seen(&mut observed, 1);
+        vm.power = Power::On;
+        vm.disks[0].checksum = Checksum::Absent;
+        vm.firmware = None;
+        let disk = &mut seen(&mut observed, 2).disks[0];
+        disk.capacity = Bytes::mib(4 << 20);
+        disk.stored = None;
+        seen(&mut observed, 8).nics[0].network = CANARY.into();
         let verdicts = clear(&wanted, &observed);
         let wait = Standing::Waiting;
         let stands = vec![
@@ -150,14 +160,24 @@ impl Scene {
             wanted,
             verdicts,
             progress,
-            decision: Decision { stands, ..Decision::default() },
+            stands,
             held: None,
         }
     }
 
     pub(crate) fn input(&self) -> Input<'_> {
-        let Self { instance, commit, wanted, verdicts, progress, decision, held } = self;
-        Input { instance, commit, wanted, verdicts, progress, decision, held: *held }
+        let Self { instance, commit, wanted, verdicts, progress, stands, held } = self;
+        Input {
+            instance,
+            commit,
+            wanted,
+            verdicts,
+            progress,
+            stands,
+            held: *held,
+            cutover: CutoverLimits::default(),
+            now: "2026-11-25T12:00:00Z".parse().unwrap(),
+        }
     }
 }
 
@@ -167,37 +187,45 @@ fn a_terminal_gets_a_table_that_fits() {
     let preview = preview(&scene.input());
     expect![[r#"
         Plan: 3 migrate · 1 go on · 1 undone · 3 BLOCKED · 2 unchanged (commit 0123456789ab, instance prod)
-        Data: 4.0 TiB to copy (4.0 TiB provisioned) · ≈ 10 h 35 m at 110.0 MiB/s (default), one after another
+        Data: 4.0 TiB to copy (4.0 TiB provisioned) · ≈ 10 h 35 m one after another (default 110.0 MiB/s)
         ! Warning: plans/web.yaml:3:5: `colour` is no field of a Plan, w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
         [FY0100] … hint: did you mean `color`?
 
-           VM                 what               copy          target       estimate     why                digest
-        +  web/new            migrate cold       300.0 MiB of  rack/new     ≈ 3 s                           20ea9c84
-                                                 1.0 GiB
-        +  web/db             migrate cold,      300.0 MiB of  rack/db      ≈ 3 s        all places for     ddc3032d
-                              powers it off,     1.0 GiB                                 VMs that move are
-                              starts it on the                                           taken; the source
-                              target                                                     does not say
-                                                                                         whether it boots
-                                                                                         by BIOS or UEFI
-        +  web/big            migrate cold       4.0 TiB       rack/big     ≈ 10 h 35 m  the target has no  89ef2e51
-                                                                                         room for 4.0 TiB
-        ~  web/moving         go on (Copying)    300.0 MiB of  rack/moving                                  d8b5b86f
-                                                 1.0 GiB
-        =  web/done           migrated                         rack/done                                    866b02e7
-        -  web/gone           undo                             rack/gone                                    b72f5755
-        !  web/broken         blocked            300.0 MiB of  rack/broken               the disk cannot    8e17192c
-                                                 1.0 GiB                                 be read
-        =  web/idle           no Migration runs                rack/idle                                    6e6cfe3e
-                              its plan
-        !  web/lost           blocked                          rack                      network `w\u{1b}[  8864440c
-                                                                                         2J\u{202e}|<b>@al
-                                                                                         l\n[x](http://e)`
-                                                                                         is not mapped
-        !  web/w\u{1b}[2J\u{  blocked                          rack                      `archive` holds
-           202e}|<b>@all\n[x                                                             no VM `w\u{1b}[2J
-           ](http://e)                                                                   \u{202e}|<b>@all\
-                                                                                         n[x](http://e)`
+           VM              what            copy            target       estimate     risk    why            digest
+        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    20ea9c84
+                                           1.0 GiB
+        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     ddc3032d
+                           powers it off,  1.0 GiB                                           for VMs that
+                           starts it on                                                      move are
+                           the target                                                        taken; the
+                                                                                             source does
+                                                                                             not say
+                                                                                             whether it
+                                                                                             boots by BIOS
+                                                                                             or UEFI
+        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     89ef2e51
+                                                                                             has no room
+                                                                                             for 4.0 TiB
+        ~  web/moving      go on           300.0 MiB of    rack/moving                                      d8b5b86f
+                           (Copying)       1.0 GiB
+        =  web/done        migrated                        rack/done                                        866b02e7
+        -  web/gone        undo                            rack/gone                                        b72f5755
+        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       8e17192c
+                                           1.0 GiB                                           cannot be
+                                                                                             read
+        =  web/idle        no Migration                    rack/idle                                        6e6cfe3e
+                           runs its plan
+        !  web/lost        blocked                         rack                              network `w\u{  8864440c
+                                                                                             1b}[2J\u{202e
+                                                                                             }|<b>@all\n[x
+                                                                                             ](http://e)`
+                                                                                             is not mapped
+        !  web/w\u{1b}[2J  blocked                         rack                              `archive`
+           \u{202e}|<b>@a                                                                    holds no VM
+           ll\n[x](http:/                                                                    `w\u{1b}[2J\u
+           /e)                                                                               {202e}|<b>@al
+                                                                                             l\n[x](http:/
+                                                                                             /e)`
         ! blocked · - undo and stop managing · + start a migration · ~ go on · = nothing to do
 
         + web/db
@@ -231,22 +259,22 @@ fn a_comment_has_what_blocks_first_and_is_cut_between_rows() {
     expect![[r#"
         **Plan: 3 migrate · 1 go on · 1 undone · 3 BLOCKED · 2 unchanged (commit 0123456789ab, instance prod)**
 
-        Data: 4.0 TiB to copy (4.0 TiB provisioned) · ≈ 10 h 35 m at 110.0 MiB/s (default), one after another
+        Data: 4.0 TiB to copy (4.0 TiB provisioned) · ≈ 10 h 35 m one after another (default 110.0 MiB/s)
 
         - Warning: plans/web.yaml:3:5: \`colour\` is no field of a Plan, w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) \[FY0100\] … hint: did you mean \`color\`?
 
-        | | VM | what | copy | target | estimate | why | digest |
-        |---|---|---|---|---|---|---|---|
-        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  | the disk cannot be read | 8e17192cc227 |
-        | `!` | web/lost | blocked |  | rack |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 8864440cd461 |
-        | `!` | web/w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) | blocked |  | rack |  | \`archive\` holds no VM \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` |  |
-        | `-` | web/gone | undo |  | rack/gone |  |  | b72f575552d2 |
-        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | 20ea9c8454d5 |
-        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | ddc3032d9d2c |
-        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m | the target has no room for 4.0 TiB | 89ef2e51e6ce |
-        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  | d8b5b86fcb5f |
-        | `=` | web/done | migrated |  | rack/done |  |  | 866b02e75beb |
-        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  | 6e6cfe3e4034 |
+        | | VM | what | copy | target | estimate | cutover | risk | why | digest |
+        |---|---|---|---|---|---|---|---|---|---|
+        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | 8e17192cc227 |
+        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 8864440cd461 |
+        | `!` | web/w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) | blocked |  | rack |  |  |  | \`archive\` holds no VM \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` |  |
+        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | b72f575552d2 |
+        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | 20ea9c8454d5 |
+        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | ddc3032d9d2c |
+        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | 89ef2e51e6ce |
+        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | d8b5b86fcb5f |
+        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 866b02e75beb |
+        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | 6e6cfe3e4034 |
     "#]].assert_eq(&whole);
     let rows = |text: &str| text.lines().filter(|line| line.starts_with("| `")).count();
     let all = rows(&whole);
@@ -270,10 +298,7 @@ fn a_comment_has_what_blocks_first_and_is_cut_between_rows() {
 #[test]
 fn machines_get_every_field() {
     let scene = Scene::new();
-    let preview = preview(&scene.input());
-    let json: serde_json::Value = serde_json::from_str(&preview.json()).unwrap();
-    assert_eq!(json["format_version"], 1);
-    assert_eq!((&json["applyable"], &json["errored"]), (&false.into(), &false.into()));
+    let json: serde_json::Value = serde_json::from_str(&preview(&scene.input()).json()).unwrap();
     expect![[r#"
         {
           "change": "start",
@@ -294,15 +319,26 @@ fn machines_get_every_field() {
           "wait": "all places for VMs that move are taken",
           "bytes": {
             "provisioned": 1073741824,
-            "stored": 314572800
+            "stored": 314572800,
+            "to_copy": 314572800
           },
           "target": {
             "provider": "rack",
             "name": "db"
           },
+          "schedule": null,
           "estimate": {
             "seconds": 3,
             "basis": "default 110.0 MiB/s"
+          },
+          "risk": {
+            "level": "medium",
+            "factors": [
+              {
+                "level": "medium",
+                "text": "vm.firmware.unknown"
+              }
+            ]
           },
           "findings": [
             {
@@ -328,8 +364,21 @@ fn machines_get_every_field() {
               "hint": "Export the VM with a manifest file (`.mf`)"
             }
           ],
-          "digest": "ddc3032d9d2cbdff95cecce97b95abd5"
+          "digest": "ddc3032d9d2cbdff95cecce97b95abd5",
+          "changed": []
         }"#]].assert_eq(&serde_json::to_string_pretty(&json["vms"][1]).unwrap());
+}
+
+#[test]
+fn the_schema_describes_what_machines_get() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    let value = serde_json::to_value(preview(&Scene::new().input())).unwrap();
+    let errors: Vec<String> =
+        validator.iter_errors(&value).map(|error| error.to_string()).collect();
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!((&value["applyable"], &value["errored"]), (&false.into(), &false.into()));
+    let other = serde_json::json!({ "format_version": FORMAT_VERSION + 1 });
+    assert!(!validator.is_valid(&other));
 }
 
 #[test]
@@ -345,7 +394,7 @@ fn nothing_hostile_comes_through_any_form() {
     assert!(!comment.replace("\\]", "").contains("]("));
     let cells = |line: &str| line.replace("\\|", "").matches('|').count();
     for line in comment.lines().filter(|line| line.starts_with("| `")) {
-        assert_eq!(cells(line), 9, "{line}");
+        assert_eq!(cells(line), 11, "{line}");
     }
 }
 
@@ -354,10 +403,10 @@ fn the_end_tells_changes_from_blocks() {
     let mut scene = Scene::new();
     let all = preview(&scene.input());
     assert!(all.changes() && all.blocked() && !all.applyable && all.complete);
-    scene.decision.stands.truncate(4);
+    scene.stands.truncate(4);
     let changes = preview(&scene.input());
     assert!(changes.changes() && !changes.blocked() && changes.applyable);
-    scene.decision.stands = vec![
+    scene.stands = vec![
         stand("done", Standing::Resting(Rest::Completed)),
         stand("idle", Standing::Resting(Rest::NoMigration)),
     ];
@@ -368,12 +417,12 @@ fn the_end_tells_changes_from_blocks() {
     assert!(errored.errored && errored.blocked());
     scene.wanted.findings.clear();
     let gap = crate::observed::Gap { reason: "cut".into(), remedy: "again".into() };
-    scene.decision.stands = vec![stand("new", Standing::Waiting(Wait::Unknown(gap)))];
+    scene.stands = vec![stand("new", Standing::Waiting(Wait::Unknown(gap)))];
     let unknown = preview(&scene.input());
     assert!(unknown.changes() && !unknown.complete && !unknown.applyable && !unknown.blocked());
-    scene.decision.stands = vec![stand("lost", Standing::Resting(Rest::NoMigration))];
+    scene.stands = vec![stand("lost", Standing::Resting(Rest::NoMigration))];
     assert!(preview(&scene.input()).blocked());
-    scene.decision.stands = vec![stand("new", Standing::Resting(Rest::Failed(fault())))];
+    scene.stands = vec![stand("new", Standing::Resting(Rest::Failed(fault())))];
     assert!(preview(&scene.input()).blocked());
 }
 
@@ -390,10 +439,123 @@ fn the_same_inputs_give_the_same_bytes() {
 #[test]
 fn many_that_need_nothing_are_counted_not_listed() {
     let mut scene = Scene::new();
-    scene.decision.stands = (0..21)
+    scene.stands = (0..21)
         .map(|number| stand(&format!("vm-{number}"), Standing::Resting(Rest::Completed)))
         .collect();
     let preview = preview(&scene.input());
     assert!(!preview.text(80).contains("vm-1") && preview.text(80).contains("21 unchanged"));
     assert_eq!(preview.vms.len(), 21);
+}
+
+#[test]
+fn a_time_that_its_window_does_not_hold_is_blocked_while_it_can_still_be_changed() {
+    use crate::desired::{Cutover, Request};
+    use crate::domain::id::MigrationName;
+    use crate::domain::window::{Calendar, Rule, Window};
+
+    let told = |time: &str| {
+        let mut scene = Scene::new();
+        let hours = jiff::SignedDuration::from_hours(4);
+        let rule = Rule::new("0 22 * * *", hours, "Europe/Berlin", None).unwrap();
+        let window = Window { name: "nights".into(), allow: vec![rule], deny: Vec::new() };
+        first(&mut scene.wanted).calendar = Arc::new(Calendar::new(vec![window], None));
+        let at = time.parse().unwrap();
+        let mut stand = stand("new", Standing::Waiting(Wait::Cutover { at }));
+        stand.migration = Some(MigrationName::new("m"));
+        scene.wanted.requests.push(Request {
+            name: MigrationName::new("m"),
+            plan: stand.key.plan.clone(),
+            cancel: std::collections::BTreeSet::new(),
+            again: std::collections::BTreeSet::new(),
+            cutover: Some(Cutover::At(at)),
+            vm_cutover: std::collections::BTreeMap::new(),
+            digest: Digest::new("d"),
+            place: place(1),
+        });
+        scene.stands = vec![stand];
+        let preview = preview(&scene.input());
+        let row = &preview.vms[0];
+        format!("{} {}\n", row.symbol, row.schedule.as_ref().unwrap().words())
+    };
+    expect![[r#"
+        >> Sat 2026-11-28 22:30 CET (21:30Z), until 02:00, 3 h 14 m slack
+        ! Sun 2026-11-29 01:50 CET (00:50Z), until 02:00 ✗ does not fit
+        ! Sat 2026-11-28 12:00 CET (11:00Z), until 02:00 ✗ does not fit
+    "#]]
+    .assert_eq(
+        &["2026-11-28T22:30:00+01:00", "2026-11-29T01:50:00+01:00", "2026-11-28T12:00:00+01:00"]
+            .map(told)
+            .concat(),
+    );
+}
+
+#[test]
+fn a_risk_is_that_of_its_gravest_factor() {
+    use crate::desired::{WaiverWanted, WeightWanted};
+    use crate::policy::sample::wish;
+
+    let mut scene = Scene::new();
+    let risks = |scene: &Scene| {
+        let mut text = String::new();
+        for row in preview(&scene.input()).vms.into_iter().take(3) {
+            let Risk { level, factors } = row.risk.unwrap();
+            let texts: Vec<String> = factors.into_iter().map(|factor| factor.text).collect();
+            writeln!(text, "{}: {level:?} {texts:?}", row.key).unwrap();
+        }
+        text
+    };
+    expect![[r#"
+        web/new: Low []
+        web/db: Medium ["vm.firmware.unknown"]
+        web/big: Low []
+    "#]]
+    .assert_eq(&risks(&scene));
+    let waiver = |concern: &str| WaiverWanted {
+        concern: concern.to_owned(),
+        vm: "db".to_owned(),
+        reason: "known".to_owned(),
+        expires: "2026-12-31".parse().unwrap(),
+        place: place(1),
+    };
+    scene.wanted.waivers.push(waiver("vm.firmware.unknown"));
+    scene.wanted.weights.push(WeightWanted {
+        concern: "vm.firmware.unknown".to_owned(),
+        severity: Severity::Critical,
+        place: place(1),
+    });
+    for vm in &mut first(&mut scene.wanted).vms {
+        let wish = wish(vm);
+        (wish.shutdown_force, wish.verify) = (true, Verify::None);
+    }
+    let mut observed = world(["new", "db", "big"].map(vm).to_vec());
+    seen(&mut observed, 1).power = Power::On;
+    seen(&mut observed, 1).firmware = None;
+    scene.verdicts = clear(&scene.wanted, &observed);
+    expect![[r#"
+        web/new: Medium ["the copy is not read again"]
+        web/db: High ["power is cut where its guest does not shut down in time", "vm.firmware.unknown is waived", "the copy is not read again"]
+        web/big: Medium ["the copy is not read again"]
+    "#]].assert_eq(&risks(&scene));
+}
+
+#[test]
+fn an_estimate_is_reckoned_from_the_last_copies_of_the_source() {
+    let mut scene = Scene::new();
+    // 300 MiB took three spans of a minute: from the disks to the last comparison.
+    scene.progress = every(60, &[("done", &completed())]);
+    let preview = preview(&scene.input());
+    let estimate = preview.vms[0].estimate.as_ref().unwrap();
+    let told = format!("{} s: {}", estimate.seconds, estimate.basis);
+    expect!["181 s: last VM of this source, 1.6 MiB/s"].assert_eq(&told);
+    assert_eq!(scene.progress.newest().next().unwrap().pace, Pace::ASSUMED);
+}
+
+#[test]
+fn what_is_copied_is_the_same_for_a_preview_and_for_a_decision() {
+    let mut vm = vm("web");
+    let unknown = crate::domain::vm::Disk { stored: None, ..vm.disks[0].clone() };
+    vm.disks.push(unknown);
+    let sizes = Sizes::of(&vm);
+    assert_eq!((sizes.stored, sizes.provisioned), (None, Bytes::mib(2048)));
+    assert_eq!(sizes.to_copy, Bytes::mib(300 + 1024));
 }

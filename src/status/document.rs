@@ -147,7 +147,7 @@ pub struct InstanceReport {
     pub kind: String,
     /// Who reports.
     pub instance: Instance,
-    /// The commit that counts.
+    /// The commit that counts, for all documents beside this one: were it in each, each commit would change them all.
     pub observed_commit: CommitId,
     /// Why a newer commit does not count yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,8 +217,6 @@ pub struct PlanReport {
     /// Cold or warm.
     #[serde(rename = "type")]
     pub plan_type: PlanType,
-    /// The commit that the report answers.
-    pub observed_commit: CommitId,
     /// How it stands.
     pub status: Word,
     /// Its VMs, counted.

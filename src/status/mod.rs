@@ -53,7 +53,6 @@ pub fn report(input: &Input<'_>) -> BTreeMap<String, Vec<u8>> {
 #[derive(Debug, Default)]
 pub struct Renderer {
     instance: Option<Instance>,
-    commit: Option<CommitId>,
     beyond: Option<Beyond>,
     vms: HashMap<VmKey, KnownVm>,
     plans: BTreeMap<PlanName, KnownPlan>,
@@ -125,7 +124,6 @@ impl Renderer {
         let changed = self.vms(input);
         let changed = self.plans(input, &changed);
         self.instance(input, changed);
-        self.commit = Some(input.commit.clone());
         &self.files
     }
 
@@ -145,10 +143,10 @@ impl Renderer {
         let entries: Vec<&VmWanted> =
             input.wanted.plans.values().flat_map(|plan| &plan.vms).collect();
         let mut changed = BTreeSet::new();
-        for (at, stand) in input.decision.stands.iter().enumerate() {
+        for (at, stand) in input.stands.iter().enumerate() {
             let verdict = aligned(input.verdicts, at, |verdict| verdict.key == stand.key);
             let entry = aligned(&entries, at, |entry| entry.key == stand.key);
-            let desired = entry.and_then(|entry| entry.desired.as_ref());
+            let desired = entry.and_then(|entry| entry.desired.as_deref());
             let run = run_of(stand, &runs, input.progress);
             let view = View { instance: input.instance, stand, verdict, desired, run };
             if let Some(known) = self.vms.get_mut(&stand.key)
@@ -195,10 +193,9 @@ impl Renderer {
     /// Renders the plans that changed, or whose VMs did, and drops those that are gone; tells whether there were any.
     fn plans(&mut self, input: &Input<'_>, changed: &BTreeSet<PlanName>) -> bool {
         let before = self.revision;
-        let moved = self.commit.as_ref() != Some(input.commit);
         for (name, wanted) in &input.wanted.plans {
             let known = self.plans.get(name).is_some_and(|known| known.head.is(wanted));
-            if known && !moved && !changed.contains(name) {
+            if known && !changed.contains(name) {
                 continue;
             }
             self.render_plan(input, name, wanted);
@@ -249,7 +246,7 @@ impl Renderer {
         let conditions: Vec<&[Condition]> =
             vms.iter().map(|known| known.conditions.as_slice()).collect();
         let head = Head::of(wanted);
-        let report = plan::report(input.instance, input.commit, name, &head, lines, &conditions);
+        let report = plan::report(input.instance, name, &head, lines, &conditions);
         let file = file_name(name.as_str());
         let paths = [format!("plans/{file}.yaml"), format!("plans/{file}.md")];
         self.put(&paths[0], yaml(&report));

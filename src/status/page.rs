@@ -65,7 +65,6 @@ pub(super) fn plan(report: &PlanReport, sections: &[&str]) -> String {
         source,
         target,
         plan_type,
-        observed_commit,
         status,
         totals,
         conditions: _,
@@ -78,14 +77,13 @@ pub(super) fn plan(report: &PlanReport, sections: &[&str]) -> String {
     let _ = writeln!(page, "**{}** · {}", told(totals), sizes(totals));
     let _ = writeln!(
         page,
-        "\n{} from {} to {} · commit {} · instance {}",
+        "\n{} from {} to {} · instance {}",
         match plan_type {
             PlanType::Cold => "Cold,",
             PlanType::Warm => "Warm,",
         },
         markdown(source),
         markdown(target),
-        markdown(observed_commit.as_str()),
         markdown(instance.as_str())
     );
     if vms.is_empty() {

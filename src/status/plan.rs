@@ -1,7 +1,7 @@
 //! One plan's documents: its VMs added up, as the report of the plan.
 
 use crate::desired::PlanWanted;
-use crate::domain::id::{CommitId, Instance, PlanName};
+use crate::domain::id::{Instance, PlanName};
 use crate::manifest::document::{API_VERSION, PlanType};
 use crate::status::document::{
     Condition, ConditionType, Holds, PLAN_KIND, PlanReport, ReportName, Totals, VmLine, Word,
@@ -21,7 +21,8 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn of(wanted: &PlanWanted) -> Self {
-        let PlanWanted { description, source, target, kind, archived, place: _, vms } = wanted;
+        let PlanWanted { description, source, target, kind, archived, calendar: _, place: _, vms } =
+            wanted;
         Self {
             description: description.clone(),
             source: source.clone(),
@@ -34,7 +35,8 @@ impl Head {
 
     /// Tells whether it was made of this, without copying it.
     pub(super) fn is(&self, wanted: &PlanWanted) -> bool {
-        let PlanWanted { description, source, target, kind, archived, place: _, vms } = wanted;
+        let PlanWanted { description, source, target, kind, archived, calendar: _, place: _, vms } =
+            wanted;
         (&self.description, &self.source, &self.target) == (description, source, target)
             && (self.kind, self.archived, self.vms) == (*kind, *archived, vms.len())
     }
@@ -43,7 +45,6 @@ impl Head {
 /// Makes a plan's report of its VMs' lines and conditions.
 pub(super) fn report(
     instance: &Instance,
-    commit: &CommitId,
     name: &PlanName,
     head: &Head,
     vms: Vec<VmLine>,
@@ -59,7 +60,6 @@ pub(super) fn report(
         source: head.source.clone(),
         target: head.target.clone(),
         plan_type: head.kind,
-        observed_commit: commit.clone(),
         status: if head.archived { Word::Archived } else { word(&words) },
         totals: totals(&vms),
         conditions: vec![

@@ -67,20 +67,20 @@ impl Overview {
     pub fn live(input: &Input<'_>, now: Timestamp) -> Self {
         let runs = runs_by_key(input.progress);
         let entries: Vec<_> = input.wanted.plans.values().flat_map(|plan| &plan.vms).collect();
-        let decided: HashSet<_> = input.decision.stands.iter().map(|stand| &stand.key).collect();
+        let decided: HashSet<_> = input.stands.iter().map(|stand| &stand.key).collect();
         let journaled: Vec<_> = input
             .progress
             .newest()
             .filter(|run| !decided.contains(&run.begun.instructions().desired.key))
             .map(stand_by_journal)
             .collect();
-        let stands = input.decision.stands.iter().chain(&journaled);
+        let stands = input.stands.iter().chain(&journaled);
         let mut vms: Vec<Shown> = stands
             .enumerate()
             .map(|(at, stand)| {
                 let verdict = aligned(input.verdicts, at, |verdict| verdict.key == stand.key);
                 let entry = aligned(&entries, at, |entry| entry.key == stand.key);
-                let desired = entry.and_then(|entry| entry.desired.as_ref());
+                let desired = entry.and_then(|entry| entry.desired.as_deref());
                 let run = run_of(stand, &runs, input.progress);
                 let view = View { instance: input.instance, stand, verdict, desired, run };
                 let detail = match &stand.state {

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use expect_test::expect;
 
 use super::*;
-use crate::decide::{Decision, Rest, Standing, Wait};
+use crate::decide::{Rest, Standing, Wait};
 use crate::domain::id::VmName;
 use crate::domain::unit::Bytes;
 use crate::journal::record::{Abandon, Fact};
@@ -34,7 +34,6 @@ fn a_plan_has_a_document_for_tools() {
         source: archive
         target: rack
         type: cold
-        observedCommit: 0123456789abcdef0123456789abcdef01234567
         status: Running
         totals:
           vms: 10
@@ -165,7 +164,7 @@ fn a_plan_has_a_page_for_people() {
 
         **1 of 10 migrated · 3 moving · 3 ready · 2 not ready · 1 failed** · 4.0 TiB provisioned, 280.0 MiB written
 
-        Cold, from archive to rack · commit 0123456789abcdef0123456789abcdef01234567 · instance prod
+        Cold, from archive to rack · instance prod
 
         | | VM | status | on the target | provisioned / written | took | estimate | concerns | waits for |
         |---|---|---|---|---|---|---|---|---|
@@ -289,7 +288,7 @@ fn the_report_of_an_attempt_that_failed_says_how_far_it_came() {
     facts.extend([Fact::UndoBegan { why: Abandon::Failed(fault()) }, Fact::Undone]);
     let mut scene = Scene::new();
     scene.progress = progress(&[("gone", &facts)]);
-    scene.decision.stands = vec![stand("gone", Standing::Resting(Rest::Failed(fault())))];
+    scene.stands = vec![stand("gone", Standing::Resting(Rest::Failed(fault())))];
     let failed = vm(&report(&scene.input()), "gone");
     expect![[r#"Some("failed: the disk cannot be read; undone, its disks stay for the next attempt") Some("Mount it")"#]].assert_eq(&format!("{:?} {:?}", failed.result, failed.remedy));
     let disk = &failed.disks[0];
@@ -523,8 +522,8 @@ fn what_changes_all_the_time_stays_out() {
         ("gone", &undoing()),
         ("broken", &copying()),
     ]);
-    scene.decision.stands[1].state = Standing::Waiting(Wait::Slot { moving: 4 });
-    scene.decision.stands[2].state =
+    scene.stands[1].state = Standing::Waiting(Wait::Slot { moving: 4 });
+    scene.stands[2].state =
         Standing::Waiting(Wait::Space { needed: Bytes::mib(4 << 20), free: Bytes::mib(8) });
     assert_eq!(renderer.report(&scene.input()), &before);
     assert_eq!(renderer.revision(), revision);
@@ -532,7 +531,7 @@ fn what_changes_all_the_time_stays_out() {
     let run = progress.newest().next().unwrap();
     let view = View {
         instance: &scene.instance,
-        stand: &scene.decision.stands[3],
+        stand: &scene.stands[3],
         verdict: None,
         desired: None,
         run: Some(run),
@@ -553,123 +552,19 @@ fn a_renderer_that_remembers_renders_what_one_without_memory_does() {
     assert_eq!(pass(&scene), first);
     scene.commit = CommitId::new("f".repeat(40));
     let commit = pass(&scene);
-    assert_eq!(commit, first + 4, "only the documents of plan and instance name the commit");
-    scene.decision.stands[0].state = Standing::Waiting(Wait::Stalled(fault()));
+    assert_eq!(commit, first + 2, "only the documents of the instance name the commit");
+    scene.stands[0].state = Standing::Waiting(Wait::Stalled(fault()));
     assert!(pass(&scene) > commit);
-    scene.decision.stands.pop();
-    scene.wanted.plans.values_mut().next().unwrap().vms.pop();
+    scene.stands.pop();
+    crate::policy::sample::first(&mut scene.wanted).vms.pop();
     let fewer = pass(&scene);
     scene.wanted.plans.clear();
-    scene.decision = Decision::default();
+    scene.stands = Vec::new();
     assert!(pass(&scene) > fewer);
     assert!(renderer.files.len() == INSTANCE_PATHS.len() && renderer.vms.is_empty());
     scene = Scene::new();
     scene.instance = Instance::new("other");
     assert!(text(renderer.report(&scene.input()), "plans/web.yaml").contains("instance: other"));
-}
-
-#[test]
-fn an_old_attempt_is_no_news_for_a_vm_that_waits_for_its_next() {
-    let mut scene = Scene::new();
-    scene.decision.stands = vec![stand("done", Standing::Waiting(Wait::Slot { moving: 1 }))];
-    let again = vm(&report(&scene.input()), "done");
-    assert_eq!((again.status, again.attempt), (Word::Ready, None));
-    let mut undone = undoing();
-    undone.push(Fact::Undone);
-    scene.progress = progress(&[("gone", &undone)]);
-    scene.decision.stands = vec![stand("gone", Standing::Resting(Rest::Canceled))];
-    let canceled = vm(&report(&scene.input()), "gone");
-    assert_eq!((canceled.status, canceled.attempt), (Word::Canceled, Some(1)));
-}
-
-#[test]
-fn a_committed_report_reads_back_into_the_same_rows() {
-    let scene = Scene::new();
-    let files = report(&scene.input());
-    let live = Overview::live(&scene.input(), at(100));
-    let committed = Overview::committed(&files).unwrap();
-    assert_eq!(committed.json(), live.json());
-    let broken = BTreeMap::from([("vms/web/x.yaml".to_owned(), b"kind: [".to_vec())]);
-    let error = Overview::committed(&broken).unwrap_err();
-    assert!(error.to_string().contains("vms/web/x.yaml"));
-}
-
-#[test]
-fn people_see_steps_progress_and_reasons() {
-    let scene = Scene::new();
-    let live = Overview::live(&scene.input(), at(100));
-    expect![[r#"
-        status       VM                   step          copied               time      waits for
-        ~ Running    web/new
-        + Ready      web/db                                                            all places for VMs
-                                                                                       that move are taken
-                                                                                       (3 VMs move now)
-        + Ready      web/big                                                           the target has no
-                                                                                       room for 4.0 TiB
-                                                                                       (7.0 MiB are free)
-        ~ Running    web/moving           DiskTransfer  512.0 MiB / 1.0 GiB  1 m 40 s  its disks are being
-                                                                                       copied
-        ✓ Completed  web/done                           1.0 GiB              11 s
-        ~ Running    web/gone             DiskTransfer  512.0 MiB / 1.0 GiB  1 m 22 s
-        ✗ Failed     web/broken           DiskTransfer  512.0 MiB / 1.0 GiB  1 m 15 s  the disk cannot be
-                                                                                       read
-        + Ready      web/idle                                                          no Migration runs
-                                                                                       its plan
-        ! Not ready  web/lost                                                          network `w\u{1b}[2J
-                                                                                       \u{202e}|<b>@all\n[
-                                                                                       x](http://e)` is
-                                                                                       not mapped
-        ! Not ready  web/w\u{1b}[2J\u{20                                               `archive` holds no
-                     2e}|<b>@all\n[x](ht                                               VM `w\u{1b}[2J\u{20
-                     tp://e)                                                           2e}|<b>@all\n[x](ht
-                                                                                       tp://e)`
-
-        1 of 10 migrated · 3 moving · 3 ready · 2 not ready · 1 failed
-    "#]].assert_eq(&live.text(100, Why::Brief));
-    let moving = live.clone().only(&PlanName::new("web"), Some(&VmName::new("moving")));
-    expect![[r#"
-        status     VM          step          copied               time      waits for
-        ~ Running  web/moving  DiskTransfer  512.0 MiB / 1.0 GiB  1 m 40 s  its disks are being copied
-
-        ~ Running web/moving
-          why: its disks are being copied
-          ✓ Initialize             4 s
-          ~ DiskTransfer           for 1 m 36 s now
-          · Cutover                to come
-          · Verify                 to come
-          · VirtualMachineCreation to come
-          disk vmdisk1: 512.0 MiB of 1.0 GiB copied, 90.0 MiB written
-          copy: estimated ≈ 3 s (default 110.0 MiB/s)
-    "#]]
-    .assert_eq(&moving.text(100, Why::Told));
-    assert!(live.clone().only(&PlanName::new("none"), None).is_empty());
-    for width in [40, 80] {
-        for why in [Why::Brief, Why::Told] {
-            let longest = live.text(width, why).lines().map(|line| line.chars().count()).max();
-            assert!(longest.unwrap() <= usize::from(width));
-        }
-    }
-}
-
-#[test]
-fn the_journal_alone_tells_where_attempts_stand() {
-    let mut scene = Scene::new();
-    scene.wanted.plans.clear();
-    scene.verdicts.clear();
-    scene.decision = Decision::default();
-    expect![[r#"
-        status       VM          step          copied          time      waits for
-        ✓ Completed  web/done                  1.0 GiB         11 s
-        ~ Running    web/gone    DiskTransfer  512.0 MiB /     1 m 22 s
-                                               1.0 GiB
-        ~ Running    web/broken  DiskTransfer  512.0 MiB /     1 m 15 s  its disks are
-                                               1.0 GiB                   being copied
-        ~ Running    web/moving  DiskTransfer  512.0 MiB /     1 m 40 s  its disks are
-                                               1.0 GiB                   being copied
-
-        1 of 4 migrated · 3 moving
-    "#]]
-    .assert_eq(&Overview::live(&scene.input(), at(100)).text(80, Why::Brief));
 }
 
 #[test]
@@ -692,3 +587,5 @@ fn nothing_hostile_comes_through_any_document() {
     let page = String::from_utf8(page).unwrap();
     assert!(!page.contains("<b>") && !page.contains("@all") && CANARY.contains("@all"));
 }
+
+mod rows;

@@ -6,6 +6,7 @@ use crate::decide::{Rest, Stand, Standing, Wait};
 use crate::desired::Desired;
 use crate::domain::id::Instance;
 use crate::domain::unit::{Bytes, lasting};
+use crate::journal::pace::Pace;
 use crate::journal::phase::Phase;
 use crate::journal::progress::Run;
 use crate::journal::record::Abandon;
@@ -34,7 +35,7 @@ impl View<'_> {
     pub(super) fn report(&self) -> VmReport {
         let Self { instance, stand, verdict, desired, run } = *self;
         let begun = run.map(|run| run.begun.instructions());
-        let desired = begun.map(|begun| &begun.desired).or(desired);
+        let desired = begun.map(|begun| &*begun.desired).or(desired);
         let cleared = verdict.and_then(|verdict| match &verdict.outcome {
             Outcome::Cleared(cleared) => Some(cleared),
             Outcome::Blocked | Outcome::Unknown(_) => None,
@@ -50,7 +51,7 @@ impl View<'_> {
             .map(|run| run.begun.run().vm.clone())
             .or_else(|| stand.vm.clone())
             .or_else(|| verdict.and_then(|verdict| verdict.vm.clone()));
-        let vm = begun.map(|begun| &begun.vm).or(cleared.map(|cleared| cleared.vm()));
+        let vm = begun.map(|begun| &*begun.vm).or(cleared.map(|cleared| &**cleared.vm()));
         let sizes = vm.map(Sizes::of);
         let pipeline = run.map(steps).unwrap_or_default();
         VmReport {
@@ -82,7 +83,10 @@ impl View<'_> {
             },
             provisioned: sizes.map(|sizes| sizes.provisioned),
             stored: sizes.and_then(|sizes| sizes.stored),
-            estimate: sizes.map(|sizes| Estimate::of(sizes.to_copy())),
+            // What is measured later changes no report.
+            estimate: sizes.map(|sizes| {
+                Estimate::of(sizes.to_copy, run.map_or(Pace::ASSUMED, |run| run.pace))
+            }),
             actual: actual(&pipeline),
             took_ms: run
                 .filter(|run| run.phase.ended())
@@ -128,6 +132,7 @@ impl View<'_> {
                 | Wait::Unknown(_)
                 | Wait::NameTaken
                 | Wait::Pinned { .. }
+                | Wait::CutoverMissed { .. }
                 | Wait::Claimed(_),
             ) => Word::NotReady,
             Standing::Waiting(
@@ -139,6 +144,9 @@ impl View<'_> {
                 | Wait::ShuttingDown { .. }
                 | Wait::Retry { .. }
                 | Wait::Brake
+                | Wait::Cutover { .. }
+                | Wait::Postponed
+                | Wait::Window { .. }
                 | Wait::PowerOffBarred(_),
             ) => Word::Ready,
         }
