@@ -105,7 +105,12 @@ impl Subprocesses {
 impl Workers for Subprocesses {
     fn start(&self, job: CopyJob) -> Result<(), PortError> {
         let mut workers = self.workers();
-        if workers.get(&job.run).is_some_and(|worker| worker.lock().life != Life::Over) {
+        // What a worker said before it died is taken first: the numbers of its successor begin again.
+        let stands = |worker: &Arc<Worker>| {
+            let state = worker.lock();
+            state.life != Life::Over || !state.said.is_empty()
+        };
+        if workers.get(&job.run).is_some_and(stands) {
             return Ok(());
         }
         let run = job.run.clone();

@@ -3,7 +3,7 @@
 //! # Guarantees
 //!
 //! - One pass: what is read for the disk is what is hashed, every byte of the member once. A copy that goes on reads nothing
-//!   before its checkpoint: the state of SHA-256 travels in the position.
+//!   before its checkpoint: the state of the checksum travels in the position.
 //! - The file is the one that was observed when it is opened and when it is finished.
 //! - No number of the file is believed: places and sizes have bounds, and no second file is opened.
 
@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 
 use libdeflater::Decompressor;
 use serde::{Deserialize, Serialize};
-use sha2::digest::common::hazmat::SerializableState;
-use sha2::{Digest, Sha256};
 
+use crate::adapter::checksum::Running;
 use crate::adapter::confine::Confine;
 use crate::adapter::image::vmdk::{
     GRAIN_BYTES, GRAIN_MARKER_BYTES, Header, Marker, SECTOR, TABLE_BYTES, TABLE_ENTRIES,
@@ -50,7 +49,7 @@ pub(super) struct Stream {
     grains: u64,
     /// How much of the stored disk is behind.
     at: u64,
-    hash: Option<Sha256>,
+    hash: Option<Running>,
     grain: u64,
     ended: bool,
 }
@@ -69,8 +68,8 @@ struct Resume {
     grains: u64,
     /// Whether only padding follows.
     ended: bool,
-    /// The state of SHA-256 over what is behind, in hexadecimal.
-    sha256: Option<String>,
+    /// The state of the checksum over what is behind, in hexadecimal.
+    hash: Option<String>,
 }
 
 impl Stream {
@@ -82,7 +81,6 @@ impl Stream {
     ) -> Result<Self, PortError> {
         let path = Path::new(&stored.path);
         let file = confine.read(path)?;
-        let hashed = matches!(disk.checksum, Checksum::Sha256(_));
         let mut stream = Self {
             confine: confine.clone(),
             key: disk.key.clone(),
@@ -93,7 +91,7 @@ impl Stream {
             window: Vec::new(),
             used: 0,
             at: 0,
-            hash: hashed.then(Sha256::new),
+            hash: Running::of(&disk.checksum),
             grain: 0,
             grains: 0,
             ended: false,
@@ -140,15 +138,13 @@ impl Stream {
         };
         let resume: Resume = serde_json::from_str(resume)
             .map_err(|error| damaged(format!("is unreadable: {error}")))?;
-        let Resume { at, capacity, grain, grains, ended, sha256 } = resume;
+        let Resume { at, capacity, grain, grains, ended, hash: state } = resume;
         if at > self.stored.length || capacity > self.described || !GRAIN_BYTES.contains(&grain) {
             return Err(damaged("lies outside of the disk".to_owned()));
         }
         if let Some(hash) = &mut self.hash {
-            let state = sha256.and_then(|state| hex::decode(state).ok());
-            let state = state.and_then(|state| state.as_slice().try_into().ok());
-            let state = state.and_then(|state| Sha256::deserialize(&state).ok());
-            *hash = state.ok_or_else(|| damaged("holds no state of SHA-256".to_owned()))?;
+            let state = state.and_then(|state| hash.resumed(&state));
+            *hash = state.ok_or_else(|| damaged("holds no state of its checksum".to_owned()))?;
         }
         (self.at, self.capacity, self.grain) = (at, capacity, grain);
         (self.grains, self.ended) = (grains, ended);
@@ -391,7 +387,7 @@ impl BlockReader for Stream {
             grain: self.grain,
             grains: self.grains,
             ended: self.ended,
-            sha256: self.hash.as_ref().map(|hash| hex::encode(hash.serialize())),
+            hash: self.hash.as_ref().map(Running::state),
         };
         let resume = serde_json::to_string(&resume).expect("plain fields always serialize");
         Ok(Position { resume, read: Bytes(self.at) })
@@ -403,14 +399,14 @@ impl BlockReader for Stream {
         let path = PathBuf::from(&self.stored.path);
         let now = self.confine.read(&path).map_err(|_| replaced(&self.stored.path))?;
         self.check_stamp(&now)?;
-        let Checksum::Sha256(expected) = &self.checksum else { return Ok(()) };
-        let found = self.hash.take().map(|hash| hex::encode(hash.finalize())).unwrap_or_default();
+        let Some((method, expected)) = self.checksum.stated() else { return Ok(()) };
+        let found = self.hash.take().map(Running::finish).unwrap_or_default();
         if found.eq_ignore_ascii_case(expected) {
             return Ok(());
         }
         Err(PortError::lasting(
             format!(
-                "disk {} in {} is not what was exported: its SHA-256 is {found}, the manifest says {expected}",
+                "disk {} in {} is not what was exported: its {method} is {found}, the manifest says {expected}",
                 self.key, self.stored.path
             ),
             "transfer the archive again, or export the VM again",

@@ -49,7 +49,10 @@ impl Folder {
     pub(super) fn enter(&self, name: &str) -> Result<Option<Self>, PortError> {
         match self.open_within(name, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => Ok(Some(Self { fd, path: self.at(name) })),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
+            // What may not be entered is not ours.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS) => {
+                Ok(None)
+            }
             Err(error) => Err(self.failed("open", name, error)),
         }
     }

@@ -20,7 +20,7 @@ mod accelerator;
 pub mod domain;
 mod folder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -45,6 +45,8 @@ use crate::port::{Blueprint, PortError, Target};
 const VERSION: u32 = 1;
 /// The file that says whose a folder is.
 const CARD: &str = "ferry.json";
+/// What the name of an area starts with.
+const AREA: &str = ".ferry-";
 /// The domain.
 const DOMAIN: &str = "domain.xml";
 /// A card is some 300 bytes.
@@ -94,7 +96,7 @@ impl LocalTarget {
             let text = "this provider is no local folder";
             return Err(PortError::lasting(text, "name a provider of type `local`", Mend::Person));
         };
-        Ok((Folder::open(&self.confine, Path::new(path))?, path.clone()))
+        Ok((Folder::open(&self.confine, Path::new(&**path))?, path.to_string()))
     }
 }
 
@@ -105,7 +107,7 @@ fn names(area: &Token, name: &TargetName) -> Result<(String, String), PortError>
         plain && (1..=63).contains(&text.len())
     };
     if sound(area.as_str()) && sound(name.as_str()) {
-        return Ok((format!(".ferry-{area}"), name.as_str().to_owned()));
+        return Ok((format!("{AREA}{area}"), name.as_str().to_owned()));
     }
     Err(PortError::lasting(
         format!("a VM cannot be called {:?} in a folder", name.as_str()),
@@ -236,8 +238,13 @@ impl Target for LocalTarget {
             folder.io("look at", ".", &std::io::Error::from_raw_os_error(error.raw_os_error()))
         })?;
         let free = Bytes(room.f_bavail.saturating_mul(room.f_frsize));
-        let mut vms = BTreeMap::new();
-        for (name, _) in folder.names()? {
+        let (mut vms, mut areas) = (BTreeMap::new(), BTreeSet::new());
+        for (name, kind) in folder.names()? {
+            if let Some(token) = name.strip_prefix(AREA)
+                && kind == FileType::Directory
+            {
+                areas.insert(Token::new(token));
+            }
             // Names of VMs never start with a dot: areas, and what editors leave.
             if name.starts_with('.') {
                 continue;
@@ -249,7 +256,7 @@ impl Target for LocalTarget {
             };
             vms.insert(TargetName::new(name), TargetVm { made_by, power: None });
         }
-        Ok(TargetState { free, vms })
+        Ok(TargetState { free, vms, areas })
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {

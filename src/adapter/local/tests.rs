@@ -52,7 +52,7 @@ impl Bench {
         let confine = Confine::new([folder.path().to_owned()]);
         Self {
             _folder: folder,
-            site: Site::Local { path: path.to_str().unwrap().to_owned() },
+            site: Site::Local { path: path.to_str().unwrap().into() },
             path,
             target: LocalTarget::new(confine, Vec::new()),
             area: Token::new("0123abcd"),
@@ -115,9 +115,12 @@ fn an_area_becomes_a_vm_and_every_effect_may_come_twice() {
     assert_eq!(bench.disks().unwrap(), disks);
     assert_eq!(fs::read(bench.at(".ferry-0123abcd/disk-1.raw")).unwrap(), [7; 4096]);
     assert_eq!(bench.target.look(&bench.site, &bench.name).unwrap(), None);
+    let areas = || bench.target.observe(&bench.site).unwrap().areas;
+    assert_eq!(areas(), [bench.area.clone()].into());
 
     bench.make_vm().unwrap();
     assert_eq!(bench.listing(), MADE);
+    assert!(areas().is_empty());
     bench.make_vm().unwrap();
     assert_eq!(bench.disks().unwrap(), disks);
     assert_eq!(bench.listing(), MADE);
@@ -305,7 +308,7 @@ fn names_that_are_paths_and_folders_elsewhere_are_refused() {
     assert_eq!(bench.listing(), [""; 0]);
     let outside = Site::Local { path: "/etc".into() };
     assert!(bench.target.observe(&outside).unwrap_err().to_string().contains("allowPaths"));
-    let missing = Site::Local { path: format!("{}/nowhere", bench.path.display()) };
+    let missing = Site::Local { path: format!("{}/nowhere", bench.path.display()).into() };
     let fault = bench.target.observe(&missing).unwrap_err().fault;
     assert_eq!(fault.disposition, Disposition::Stall(Mend::Target));
 }

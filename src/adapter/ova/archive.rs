@@ -1,15 +1,18 @@
-//! One archive: its index, descriptor and manifest become VMs.
+//! One export: its descriptor and manifest become VMs.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Manifest, ManifestError};
 use super::ovf::{FileReference, OvfDisk, OvfError, System, parse, percent_decoded};
-use super::tar::{Member, TarError, content, index};
+use super::package::{Package, Part};
+use super::tar::TarError;
+use crate::adapter::checksum::Running;
 use crate::adapter::location::{Stamp, StoredDisk};
 use crate::domain::id::SourceVm;
 use crate::domain::unit::Bytes;
@@ -23,7 +26,7 @@ const MANIFEST_MAX: u64 = 4 << 20;
 /// Why an archive holds no VMs for us.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It is no sound tar archive.
+    /// It is no sound tar archive, or names what it may not.
     #[error("it cannot be listed")]
     Tar(#[source] TarError),
     /// A member is missing, or there are too many.
@@ -55,10 +58,12 @@ pub enum ArchiveError {
         source: ManifestError,
     },
     /// The descriptor is not what was exported.
-    #[error("{name} is not what was exported: the manifest says SHA-256 {stated}, it has {found}")]
+    #[error("{name} is not what was exported: the manifest says {method} {stated}, it has {found}")]
     Altered {
         /// Its name.
         name: String,
+        /// How both were made.
+        method: &'static str,
         /// The manifest's hash.
         stated: String,
         /// Its own.
@@ -72,6 +77,22 @@ pub enum ArchiveError {
         /// The disk.
         disk: String,
     },
+    /// A disk's file beside a descriptor is shorter or longer than that says: most likely it is still copied.
+    #[error("{name} has {found} bytes of the {stated} that the descriptor says")]
+    Incomplete {
+        /// The file.
+        name: String,
+        /// How many it has.
+        found: u64,
+        /// How many it should have.
+        stated: u64,
+    },
+    /// A disk's file beside a descriptor that does not say how long it is was written a moment ago.
+    #[error("{name} was written a moment ago, and nothing says how long it will be")]
+    Fresh {
+        /// The file.
+        name: String,
+    },
     /// The file cannot be read.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
@@ -80,118 +101,85 @@ pub enum ArchiveError {
     Changing,
 }
 
-/// Returns what a file is.
-pub(crate) fn stamp(file: &File) -> io::Result<Stamp> {
-    let meta = file.metadata()?;
-    let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-    Ok(Stamp { inode: meta.ino(), size: meta.len(), mtime_ns })
-}
+/// Files, each with what it was.
+pub(crate) type Files = Vec<(PathBuf, Stamp)>;
 
-/// Reads the VMs of an archive.
+/// Reads the VMs of an export, and lists the files that they were read from.
 ///
-/// `path` is the file's absolute path and `name` what the inventory calls it; `whole` returns the SHA-256 of the whole file,
-/// asked for only where there is no manifest.
-pub(crate) fn read_archive(
-    file: &File,
-    path: &str,
+/// `name` is what the inventory calls it; `whole` returns the SHA-256 of whole files, asked for only where there is no
+/// manifest.
+pub(crate) fn read_package(
+    package: &Package<'_>,
     name: &str,
-    whole: &mut dyn FnMut(&File) -> io::Result<String>,
-) -> Result<Vec<Vm>, ArchiveError> {
-    let stamp_before = stamp(file).map_err(ArchiveError::Read)?;
-    let members = index(file, stamp_before.size).map_err(ArchiveError::Tar)?;
-    let ovf = descriptor(&members)?;
-    let ovf_bytes = content(file, ovf, DESCRIPTOR_MAX).map_err(ArchiveError::Tar)?;
-    let manifest_member = manifest_of(&members, &ovf.name)?;
-    let (manifest, archive) = match manifest_member {
-        None => (Manifest::default(), whole(file).map_err(ArchiveError::Read)?),
-        Some(member) => {
-            let bytes = content(file, member, MANIFEST_MAX).map_err(ArchiveError::Tar)?;
-            let manifest = Manifest::parse(&bytes)
-                .map_err(|source| ArchiveError::Manifest { name: member.name.clone(), source })?;
-            let both = Sha256::new().chain_update(&ovf_bytes).chain_update(&bytes).finalize();
-            (manifest, hex::encode(both))
-        }
-    };
-    if let Checksum::Sha256(stated) = manifest.checksum(&ovf.name) {
-        let found = hex::encode(Sha256::digest(&ovf_bytes));
-        if found != stated {
-            return Err(ArchiveError::Altered { name: ovf.name.clone(), stated, found });
-        }
-    }
+    now: Timestamp,
+    whole: &mut dyn FnMut(&[Part]) -> io::Result<String>,
+) -> Result<(Vec<Vm>, Files), ArchiveError> {
+    let ovf = package.descriptor()?;
+    let ovf_bytes = ovf.content(DESCRIPTOR_MAX)?;
     let systems =
-        parse(&ovf_bytes).map_err(|source| ArchiveError::Ovf { name: ovf.name.clone(), source })?;
-    let by_name = members.iter().map(|member| (member.name.as_str(), member)).collect();
-    let stored = Stored { file, path, stamp: stamp_before, members: by_name, manifest: &manifest };
-    let vms = systems.into_iter().map(|system| stored.vm(system, name, &archive)).collect();
-    if stamp(file).map_err(ArchiveError::Read)? == stamp_before {
-        vms
-    } else {
-        Err(ArchiveError::Changing)
-    }
-}
-
-/// Returns the SHA-256 of all of a file.
-pub(crate) fn whole_hash(mut file: &File) -> io::Result<String> {
-    use std::io::Seek;
-    file.rewind()?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
-
-fn with_extension<'a>(members: &'a [Member], extension: &str) -> Vec<&'a Member> {
-    let has = |member: &&Member| {
-        let (_, found) = member.name.rsplit_once('.').unwrap_or_default();
-        found.eq_ignore_ascii_case(extension)
+        parse(&ovf_bytes).map_err(|source| ArchiveError::Ovf { name: ovf.name.clone(), source });
+    let manifest_part = package.manifest(&ovf.name)?;
+    let manifest_bytes =
+        manifest_part.as_ref().map(|part| part.content(MANIFEST_MAX)).transpose()?;
+    let manifest = match (&manifest_part, &manifest_bytes) {
+        (Some(part), Some(bytes)) => Manifest::parse(bytes)
+            .map_err(|source| ArchiveError::Manifest { name: part.name.clone(), source })?,
+        (_, _) => Manifest::default(),
     };
-    members.iter().filter(has).collect()
-}
-
-fn descriptor(members: &[Member]) -> Result<&Member, ArchiveError> {
-    match with_extension(members, "ovf").as_slice() {
-        [ovf] => Ok(ovf),
-        all => Err(ArchiveError::Count { what: "`.ovf` files", count: all.len(), wanted: "one" }),
-    }
-}
-
-/// The manifest has the descriptor's name. An only one of another name belongs to it, too: people rename the descriptor.
-fn manifest_of<'a>(members: &'a [Member], ovf: &str) -> Result<Option<&'a Member>, ArchiveError> {
-    let stem = ovf.rsplit_once('.').map_or(ovf, |(stem, _)| stem);
-    let all = with_extension(members, "mf");
-    let own = all
-        .iter()
-        .find(|member| member.name.rsplit_once('.').is_some_and(|(other, _)| other == stem));
-    match (own, all.as_slice()) {
-        (Some(own), _) => Ok(Some(own)),
-        (None, []) => Ok(None),
-        (None, [only]) => Ok(Some(only)),
-        (None, all) => {
-            let count = all.len();
-            Err(ArchiveError::Count { what: "`.mf` files", count, wanted: "at most one" })
+    let checksum = manifest.checksum(&ovf.name);
+    if let Some(((method, stated), mut running)) = checksum.stated().zip(Running::of(&checksum)) {
+        running.update(&ovf_bytes);
+        let found = running.finish();
+        if found != stated {
+            let (name, stated) = (ovf.name.clone(), stated.to_owned());
+            return Err(ArchiveError::Altered { name, method, stated, found });
         }
     }
+    let mut stored = Stored { package, manifest: &manifest, ovf: &ovf, now, read: Vec::new() };
+    let mut vms = Vec::new();
+    for system in systems? {
+        vms.push(stored.vm(system, name)?);
+    }
+    let disks = stored.read;
+    let archive: Arc<str> = match manifest_bytes {
+        None => whole(&package.whole(&disks)).map_err(ArchiveError::Read)?.into(),
+        Some(bytes) => {
+            let both = Sha256::new().chain_update(&ovf_bytes).chain_update(bytes).finalize();
+            hex::encode(both).into()
+        }
+    };
+    for vm in &mut vms {
+        if let SourceVm::Ova { archive: of, .. } = &mut vm.id {
+            *of = archive.clone();
+        }
+    }
+    let parts: Vec<Part> = [ovf].into_iter().chain(manifest_part).chain(disks).collect();
+    for part in &parts {
+        if !part.unchanged()? {
+            return Err(ArchiveError::Changing);
+        }
+    }
+    let files: BTreeMap<PathBuf, Stamp> = parts.iter().map(Part::stamped).collect();
+    Ok((vms, files.into_iter().collect()))
 }
 
 /// What disks are looked up in.
 struct Stored<'a> {
-    file: &'a File,
-    path: &'a str,
-    stamp: Stamp,
-    members: BTreeMap<&'a str, &'a Member>,
+    package: &'a Package<'a>,
     manifest: &'a Manifest,
+    ovf: &'a Part,
+    now: Timestamp,
+    /// The files of disks that were looked into.
+    read: Vec<Part>,
 }
 
 impl Stored<'_> {
-    fn vm(&self, system: System, name: &str, archive: &str) -> Result<Vm, ArchiveError> {
+    /// Returns a VM, without what its archive is.
+    fn vm(&mut self, system: System, name: &str) -> Result<Vm, ArchiveError> {
         let System { id, name: vm_name, os, firmware, cpus, memory, nics, disks } = system;
         Ok(Vm {
             path: format!("{name}/{id}"),
-            id: SourceVm::Ova { archive: archive.to_owned(), system: id },
+            id: SourceVm::Ova { archive: "".into(), system: id.into() },
             name: vm_name,
             power: Power::Off,
             firmware,
@@ -204,30 +192,37 @@ impl Stored<'_> {
         })
     }
 
-    fn disk(&self, disk: OvfDisk) -> Result<Disk, ArchiveError> {
+    fn disk(&mut self, disk: OvfDisk) -> Result<Disk, ArchiveError> {
         let OvfDisk { key, mut capacity, format, parent, file } = disk;
-        let location = |offset, length| {
-            StoredDisk { path: self.path.to_owned(), stamp: self.stamp, offset, length }.to_source()
-        };
+        let nowhere = StoredDisk { offset: 0, length: 0, ..self.ovf.stored() }.to_source();
         let Some(reference) = file else {
             // Where an empty disk has a parent, its content is the parent's.
             let format = match parent {
                 None => DiskFormat::Empty,
                 Some(_) => DiskFormat::Unsupported(DELTA.to_owned()),
             };
-            let source = location(0, 0);
-            let stored = Some(Bytes(0));
-            return Ok(Disk { key, capacity, stored, format, checksum: Checksum::Absent, source });
+            let (stored, checksum) = (Some(Bytes(0)), Checksum::Absent);
+            return Ok(Disk { key, capacity, stored, format, checksum, source: nowhere });
         };
-        let Some(member) = self.member(&reference) else {
+        let Some(part) = self.part(&reference)? else {
             if reference.chunked {
                 let format = DiskFormat::Unsupported("a file in pieces (ovf:chunkSize)".into());
-                let (checksum, source) = (Checksum::Absent, location(0, 0));
-                return Ok(Disk { key, capacity, stored: None, format, checksum, source });
+                let (stored, checksum) = (None, Checksum::Absent);
+                return Ok(Disk { key, capacity, stored, format, checksum, source: nowhere });
             }
             return Err(ArchiveError::Missing { href: reference.href, disk: key.to_string() });
         };
-        let head = self.head(member)?;
+        // What an archive holds was packed at once; files come one by one.
+        if let Package::Folder { .. } = self.package {
+            let (name, found) = (part.name.clone(), part.size);
+            match reference.size {
+                Some(stated) if stated == found => {}
+                Some(stated) => return Err(ArchiveError::Incomplete { name, found, stated }),
+                None if part.is_fresh(self.now) => return Err(ArchiveError::Fresh { name }),
+                None => {}
+            }
+        }
+        let head = part.first(512)?;
         let format = match (parent, &reference.compression) {
             (Some(_), _) => DiskFormat::Unsupported(DELTA.to_owned()),
             (None, Some(method)) => DiskFormat::Unsupported(format!("compressed with {method}")),
@@ -240,27 +235,17 @@ impl Stored<'_> {
                 image => DiskFormat::Unsupported(image.name(&format)),
             },
         };
-        Ok(Disk {
-            key,
-            capacity,
-            stored: Some(Bytes(member.size)),
-            format,
-            checksum: self.manifest.checksum(&member.name),
-            source: location(member.offset, member.size),
-        })
+        let (stored, checksum) = (Some(Bytes(part.size)), self.manifest.checksum(&part.name));
+        let source = part.stored().to_source();
+        self.read.push(part);
+        Ok(Disk { key, capacity, stored, format, checksum, source })
     }
 
-    fn member(&self, reference: &FileReference) -> Option<&Member> {
-        let named = |name: &str| self.members.get(name).copied();
-        named(&reference.href).or_else(|| named(&percent_decoded(&reference.href)))
-    }
-
-    /// The first bytes of a member, fewer where it is shorter.
-    fn head(&self, member: &Member) -> Result<Vec<u8>, ArchiveError> {
-        let length = usize::try_from(member.size.min(512)).expect("at most 512");
-        let mut head = vec![0; length];
-        self.file.read_exact_at(&mut head, member.offset).map_err(ArchiveError::Read)?;
-        Ok(head)
+    fn part(&self, reference: &FileReference) -> Result<Option<Part>, ArchiveError> {
+        match self.package.part(&reference.href)? {
+            Some(part) => Ok(Some(part)),
+            None => self.package.part(&percent_decoded(&reference.href)),
+        }
     }
 }
 

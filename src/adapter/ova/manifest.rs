@@ -33,7 +33,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Reads `SHA256(name)= hex` lines; other algorithms are kept by their name.
+    /// Reads `SHA256(name)= hex` lines, and those of SHA-1 and SHA-512; other algorithms are kept by their name.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let text = str::from_utf8(bytes).map_err(|_| ManifestError::Encoding)?;
         let mut lines = BTreeMap::new();
@@ -68,8 +68,10 @@ fn parse_line(line: &str) -> Option<(&str, Checksum)> {
         return None;
     }
     match (algorithm.as_str(), hash.len()) {
+        ("SHA1", 40) => Some((name, Checksum::Sha1(hash.to_ascii_lowercase()))),
         ("SHA256", 64) => Some((name, Checksum::Sha256(hash.to_ascii_lowercase()))),
-        ("SHA256", _) => None,
+        ("SHA512", 128) => Some((name, Checksum::Sha512(hash.to_ascii_lowercase()))),
+        ("SHA1" | "SHA256" | "SHA512", _) => None,
         _ => Some((name, Checksum::Unchecked(algorithm))),
     }
 }
@@ -81,10 +83,15 @@ mod tests {
     #[test]
     fn lines_are_read_as_they_occur() {
         let hash = "AB".repeat(32);
-        let text = format!("SHA256(a (1).ovf)= {hash}\r\nSHA1 (b.vmdk) = {}\n\n", "0f".repeat(20));
+        let (sha1, sha512) = ("0F".repeat(20), "1e".repeat(64));
+        let text = format!(
+            "SHA256(a (1).ovf)= {hash}\r\nSHA1 (b.vmdk) = {sha1}\nsha512(d)={sha512}\nMD5(e)= 00\n\n"
+        );
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         assert_eq!(manifest.checksum("a (1).ovf"), Checksum::Sha256("ab".repeat(32)));
-        assert_eq!(manifest.checksum("b.vmdk"), Checksum::Unchecked("SHA1".into()));
+        assert_eq!(manifest.checksum("b.vmdk"), Checksum::Sha1("0f".repeat(20)));
+        assert_eq!(manifest.checksum("d"), Checksum::Sha512(sha512));
+        assert_eq!(manifest.checksum("e"), Checksum::Unchecked("MD5".into()));
         assert_eq!(manifest.checksum("c.vmdk"), Checksum::Absent);
     }
 
@@ -93,6 +100,8 @@ mod tests {
         let good = format!("SHA256(a)= {}\n", "0".repeat(64));
         let cases = [
             "SHA256(a)= 12".to_owned(),
+            "SHA1(a)= 12".to_owned(),
+            format!("SHA512(a)= {}", "0".repeat(64)),
             format!("{good}what"),
             format!("{good}SHA1(b)= xyz"),
             format!("{good}{good}"),

@@ -1,30 +1,35 @@
-//! The source of OVA files: one archive, or a folder of them.
+//! The source of exports: one `.ova` archive, one `.ovf` with its disks beside it, or a folder of them.
 //!
 //! # Guarantees
 //!
-//! Archives are opened below `allowPaths` and only read. A broken archive is a gap beside the sound ones. An archive is read
-//! once: as long as inode, size and time of a file stay what they were, a second look only asks for those. A VM is what its
-//! descriptor and manifest say (their SHA-256, the `.mf` behind the `.ovf`), so a renamed or copied file is the same VM; an
-//! archive without a manifest is what its whole content is.
+//! Exports are opened below `allowPaths` and only read. A broken one is a gap beside the sound ones, and so is whatever cannot
+//! be looked into. An archive is read once: as long as inode, size and time of its file stay what they were, a second look only
+//! asks for those. Beside a descriptor files come and go without it, so they are looked at each time, and only the hash of all
+//! their bytes is remembered. A VM is what its descriptor and manifest say (their SHA-256, the `.mf` behind the `.ovf`), so a
+//! renamed, copied or unpacked export is the same VM; one without a manifest is what its whole content is.
 
 pub mod archive;
 pub mod boot;
 pub mod make;
 pub mod manifest;
 pub mod ovf;
+pub mod package;
 pub mod tar;
+mod virtualbox;
 pub mod xml;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rustix::fs::{Dir, FileType, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
 
-use self::archive::{ArchiveError, read_archive, stamp, whole_hash};
+use self::archive::{ArchiveError, Files, read_package};
+use self::package::{Package, is_descriptor, open, stamp, whole_hash};
 use self::tar::TarError;
+use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
 use crate::adapter::location::Stamp;
 use crate::desired::Site;
@@ -32,7 +37,7 @@ use crate::domain::id::{SourceVm, Token};
 use crate::domain::vm::Vm;
 use crate::journal::record::Mend;
 use crate::observed::{Gap, SourceState};
-use crate::port::{PortError, PoweredOn, Source};
+use crate::port::{Clock, PortError, PoweredOn, Source};
 
 /// More archives than one folder has where people still find anything; it bounds memory and the time of a look.
 const ARCHIVES_MAX: usize = 10_000;
@@ -51,11 +56,12 @@ type Place = (PathBuf, String);
 /// What is known of a file, as long as its stamp stays.
 #[derive(Clone, Debug)]
 struct Known {
-    stamp: Stamp,
-    /// The SHA-256 of the whole file, where it was needed.
+    /// Its files, each with what it was; the one that names it first.
+    files: Files,
+    /// The SHA-256 of all of them, where it was needed.
     whole: Option<String>,
     /// Its VMs, or what is wrong with it.
-    vms: Result<Vec<Vm>, Gap>,
+    vms: Result<Vec<Arc<Vm>>, Gap>,
 }
 
 /// Whether what is known of an unchanged file will do.
@@ -79,7 +85,7 @@ impl OvaSource {
             let text = "this provider is no OVA file or folder";
             return Err(PortError::lasting(text, "name a provider of type `ova`", Mend::Person));
         };
-        let path = Path::new(path);
+        let path = Path::new(&**path);
         // Without blocking: a named pipe would wait for its writer.
         let root = self.confine.open(path, OFlags::RDONLY | OFlags::NONBLOCK).map(File::from)?;
         let meta = root.metadata().map_err(|error| unreadable(path, &error))?;
@@ -87,30 +93,19 @@ impl OvaSource {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Ok((vec![(path.to_owned(), name)], Vec::new()));
         }
-        let (mut found, mut gaps) = (Vec::new(), Vec::new());
-        let entries = Dir::read_from(&root).map_err(|error| unreadable(path, &error.into()))?;
-        for entry in entries {
-            let entry = entry.map_err(|error| unreadable(path, &error.into()))?;
-            let name = entry.file_name().to_string_lossy();
-            let extension = Path::new(name.as_ref()).extension();
-            let named = extension.is_some_and(|end| end.eq_ignore_ascii_case("ova"));
-            // Hidden ones are unfinished downloads and what macOS leaves beside files.
-            if !named || name.starts_with('.') || entry.file_type() == FileType::Directory {
-                continue;
-            }
-            if entry.file_name().to_str().is_err() {
-                gaps.push(Gap {
-                    reason: format!("{}: its name is no UTF-8", path.join(&*name).display()),
-                    remedy: "rename the file".into(),
-                });
-                continue;
-            }
-            found.push((path.join(&*name), name.into_owned()));
-            if found.len() > ARCHIVES_MAX {
-                let text = format!("{} holds more than {ARCHIVES_MAX} archives", path.display());
-                return Err(PortError::lasting(text, "split the folder", Mend::Person));
+        let mut listing = Listing::default();
+        listing.folder(&root, path, "")?;
+        for name in std::mem::take(&mut listing.folders) {
+            let below = path.join(&name);
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::DIRECTORY;
+            let folder = self.confine.open(&below, flags).map(File::from);
+            let listed = folder.and_then(|it| listing.folder(&it, &below, &format!("{name}/")));
+            // A VM may be in what cannot be read: its absence is not certain.
+            if let Err(PortError { fault, .. }) = listed {
+                listing.gaps.push(Gap { reason: fault.text, remedy: fault.remedy });
             }
         }
+        let Listing { mut found, gaps, folders: _ } = listing;
         found.sort();
         Ok((found, gaps))
     }
@@ -119,10 +114,13 @@ impl OvaSource {
     fn read(&self, path: &Path, name: &str, reading: Reading) -> Known {
         let mut known = match self.open(path) {
             Ok((file, fresh)) => {
-                let before = self.remembered(path).filter(|old| old.stamp == fresh.stamp);
+                let before = self.remembered(path).filter(|old| self.stays(old, &fresh));
                 match before {
-                    Some(old) if reading == Reading::Remembered => return old,
-                    before => vms_of(&file, path, name, before.unwrap_or(fresh)),
+                    // What lies beside a descriptor may come and go without it.
+                    Some(old) if reading == Reading::Remembered && !is_descriptor(name) => {
+                        return old;
+                    }
+                    before => self.vms_of(file, path, name, before.unwrap_or(fresh)),
                 }
             }
             Err(known) => *known,
@@ -146,9 +144,8 @@ impl OvaSource {
 
     fn open(&self, path: &Path) -> Result<(File, Known), Box<Known>> {
         let fault = |reason: String, remedy: String| {
-            let stamp = Stamp { inode: 0, size: 0, mtime_ns: 0 };
             let vms = Err(Gap { reason, remedy });
-            Box::new(Known { stamp, whole: None, vms })
+            Box::new(Known { files: Vec::new(), whole: None, vms })
         };
         let file = self
             .confine
@@ -161,7 +158,37 @@ impl OvaSource {
             return Err(fault(reason, "put an archive there, or take it away".into()));
         }
         let stamp = stamp(&file).map_err(failed)?;
-        Ok((file, Known { stamp, whole: None, vms: Ok(Vec::new()) }))
+        let files = vec![(path.to_owned(), stamp)];
+        Ok((file, Known { files, whole: None, vms: Ok(Vec::new()) }))
+    }
+
+    /// Tells whether all files are still what they were.
+    fn stays(&self, old: &Known, fresh: &Known) -> bool {
+        let same = |(path, stamp_before): &(PathBuf, Stamp)| {
+            let file = open(&self.confine, path).ok().flatten();
+            file.and_then(|file| stamp(&file).ok()).as_ref() == Some(stamp_before)
+        };
+        let (named, others) = (&fresh.files[0], old.files.iter());
+        old.files.contains(named) && others.filter(|(path, _)| *path != named.0).all(same)
+    }
+
+    fn vms_of(&self, file: File, path: &Path, name: &str, mut known: Known) -> Known {
+        let whole = &mut known.whole;
+        let result = Package::new(&self.confine, file, path).and_then(|package| {
+            let now = SystemClock::start().now();
+            read_package(&package, name, now, &mut |parts| match whole {
+                Some(hash) => Ok(hash.clone()),
+                None => Ok(whole.insert(whole_hash(parts)?).clone()),
+            })
+        });
+        known.vms = match result {
+            Ok((vms, files)) => {
+                known.files = files;
+                Ok(vms.into_iter().map(Arc::new).collect())
+            }
+            Err(error) => Err(gap(path, &error)),
+        };
+        known
     }
 
     fn remembered(&self, path: &Path) -> Option<Known> {
@@ -197,25 +224,72 @@ impl OvaSource {
     }
 }
 
+/// What a folder of exports holds.
+#[derive(Default)]
+struct Listing {
+    found: Vec<Place>,
+    gaps: Vec<Gap>,
+    /// Folders in which one export each may lie.
+    folders: Vec<String>,
+}
+
+impl Listing {
+    /// Lists a folder; one that lies below another, whose name is the prefix, is searched for descriptors only.
+    fn folder(&mut self, folder: &File, path: &Path, prefix: &str) -> Result<(), PortError> {
+        let entries = Dir::read_from(folder).map_err(|error| unreadable(path, &error.into()))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| unreadable(path, &error.into()))?;
+            let name = entry.file_name().to_string_lossy();
+            let extension = Path::new(name.as_ref()).extension();
+            let archive = extension.is_some_and(|end| end.eq_ignore_ascii_case("ova"));
+            let is_folder = match entry.file_type() {
+                // Some file systems do not say with the name what it is.
+                FileType::Unknown => statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory),
+                kind => kind == FileType::Directory,
+            };
+            // Hidden ones are unfinished downloads and what macOS leaves beside files.
+            if name.starts_with('.') {
+                continue;
+            }
+            let named = (archive && prefix.is_empty()) || is_descriptor(&name);
+            let searched = is_folder && prefix.is_empty();
+            if (!named || is_folder) && !searched {
+                continue;
+            }
+            if entry.file_name().to_str().is_err() {
+                self.gaps.push(Gap {
+                    reason: format!("{}: its name is no UTF-8", path.join(&*name).display()),
+                    remedy: "rename it".into(),
+                });
+                continue;
+            }
+            if searched {
+                if self.folders.len() < ARCHIVES_MAX {
+                    self.folders.push(name.into_owned());
+                }
+                continue;
+            }
+            self.found.push((path.join(&*name), format!("{prefix}{name}")));
+            if self.found.len() > ARCHIVES_MAX {
+                let text = format!("{} holds more than {ARCHIVES_MAX} archives", path.display());
+                return Err(PortError::lasting(text, "split the folder", Mend::Person));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What to do about an archive that cannot be read.
 const REMEDY_READ: &str = "check the disk that it lies on, and that ferry's user may read it";
 /// What to do about one that changes.
 const REMEDY_WAIT: &str = "wait until it is copied completely";
 
-fn vms_of(file: &File, path: &Path, name: &str, mut known: Known) -> Known {
-    let text = path.to_string_lossy();
-    let whole = &mut known.whole;
-    let result = read_archive(file, &text, name, &mut |file| match whole {
-        Some(hash) => Ok(hash.clone()),
-        None => Ok(whole.insert(whole_hash(file)?).clone()),
-    });
-    known.vms = result.map_err(|error| gap(path, &error));
-    known
-}
-
 fn gap(path: &Path, error: &ArchiveError) -> Gap {
     let remedy = match error {
-        ArchiveError::Changing => REMEDY_WAIT,
+        ArchiveError::Changing | ArchiveError::Incomplete { .. } | ArchiveError::Fresh { .. } => {
+            REMEDY_WAIT
+        }
         ArchiveError::Read(_) | ArchiveError::Tar(TarError::Read { .. }) => REMEDY_READ,
         ArchiveError::Altered { .. } => "export it again: somebody edited it after its export",
         ArchiveError::Tar(_)
@@ -272,7 +346,9 @@ impl Source for OvaSource {
 
     fn look(&self, site: &Site, vm: &SourceVm) -> Result<Option<Vm>, PortError> {
         let found = self.find(site, vm)?;
-        Ok(found.and_then(|(_, known)| known.vms.ok()?.into_iter().find(|found| found.id == *vm)))
+        let vms = found.and_then(|(_, known)| known.vms.ok());
+        let found = vms.and_then(|vms| vms.into_iter().find(|found| found.id == *vm));
+        Ok(found.map(Arc::unwrap_or_clone))
     }
 
     fn claim(&self, _: &Site, _: &SourceVm, _: &Token) -> Result<(), PortError> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tar::unsafe_name;
+use super::virtualbox;
 use super::xml::{Element, XmlError};
 use crate::domain::id::DiskKey;
 use crate::domain::unit::Bytes;
@@ -87,6 +88,8 @@ pub struct OvfDisk {
 pub struct FileReference {
     /// Its name in the archive.
     pub href: String,
+    /// How many bytes it has, where that is stated.
+    pub size: Option<u64>,
     /// How it is compressed, where it is.
     pub compression: Option<String>,
     /// Whether it is stored in pieces.
@@ -140,6 +143,7 @@ fn files(envelope: &Element) -> Result<BTreeMap<&str, FileReference>, OvfError> 
         let compression = file.attribute("compression").filter(|&method| method != "identity");
         let reference = FileReference {
             href: href.to_owned(),
+            size: file.attribute("size").and_then(|size| size.parse().ok()),
             compression: compression.filter(|method| !method.is_empty()).map(str::to_owned),
             chunked: file.attribute("chunkSize").is_some(),
         };
@@ -259,10 +263,13 @@ fn system(
         let count = item.number::<u64>("VirtualQuantity")?;
         count.checked_mul(unit(item.0.text_of("AllocationUnits")?)?).map(Bytes)
     });
-    let nics = of_type(10).map(|item| Nic {
-        network: item.0.text_of("Connection").unwrap_or_default().to_owned(),
-        mac: item.0.text_of("Address").map(str::to_owned),
-    });
+    let mut nics: Vec<Nic> = of_type(10)
+        .map(|item| Nic {
+            network: item.0.text_of("Connection").unwrap_or_default().to_owned(),
+            mac: item.0.text_of("Address").map(str::to_owned),
+        })
+        .collect();
+    virtualbox::addresses(element, &mut nics);
     let os = element.child("OperatingSystemSection").and_then(|section| {
         section.attribute("osType").or_else(|| section.text_of("Description")).map(str::to_owned)
     });
@@ -270,10 +277,10 @@ fn system(
         id: id.to_owned(),
         name: element.text_of("Name").unwrap_or(id).to_owned(),
         os,
-        firmware: firmware(hardware),
+        firmware: firmware(hardware).or_else(|| virtualbox::firmware(element)),
         cpus,
         memory,
-        nics: nics.collect(),
+        nics,
         disks: system_disks(&items, disks)?,
     })
 }

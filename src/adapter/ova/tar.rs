@@ -112,15 +112,6 @@ pub fn index(file: &File, size: u64) -> Result<Vec<Member>, TarError> {
     Err(TarError::Many)
 }
 
-/// Reads a whole member of at most `limit` bytes.
-pub(crate) fn content(file: &File, member: &Member, limit: u64) -> Result<Vec<u8>, TarError> {
-    if member.size > limit {
-        let name = member.name.clone();
-        return Err(TarError::Refused { name, what: "far too large for what it is" });
-    }
-    read(file, member.offset, member.size, member.offset + member.size)
-}
-
 /// Makes the header of a plain file, readable for all, of the time 0.
 pub(crate) fn header(name: &str, size: u64) -> io::Result<[u8; 512]> {
     let mut header = [0; 512];

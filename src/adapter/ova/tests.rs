@@ -1,15 +1,19 @@
 //! Archives made by [`super::make`], by hand, and by people who mean no good.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, symlink};
 
 use expect_test::expect;
+use sha2::{Digest, Sha256};
 
 use super::boot::{MARKER, boot_disk};
 use super::make::{DiskSpec, OvaSpec, SystemSpec, make_ova};
 use super::*;
+use crate::adapter::image::LocalImages;
 use crate::adapter::location::StoredDisk;
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Checksum, DiskFormat, Firmware, Nic};
+use crate::port::Images;
 
 const CAPACITY: u64 = 8 << 20;
 
@@ -36,7 +40,7 @@ fn make(path: &Path, name: &str, systems: Vec<SystemSpec>) {
 
 fn source(folder: &Path) -> (OvaSource, Site) {
     let path = folder.to_str().unwrap().to_owned();
-    (OvaSource::new(Confine::new([folder.to_owned()])), Site::Ova { path })
+    (OvaSource::new(Confine::new([folder.to_owned()])), Site::Ova { path: path.into() })
 }
 
 /// A tar archive of members.
@@ -55,7 +59,11 @@ fn packed(members: &[(&str, &[u8])]) -> Vec<u8> {
 fn unpacked(path: &Path) -> Vec<(String, Vec<u8>)> {
     let file = File::open(path).unwrap();
     let members = tar::index(&file, file.metadata().unwrap().len()).unwrap();
-    let content = |member: &tar::Member| tar::content(&file, member, u64::MAX).unwrap();
+    let content = |member: &tar::Member| {
+        let mut content = vec![0; usize::try_from(member.size).unwrap()];
+        file.read_exact_at(&mut content, member.offset).unwrap();
+        content
+    };
     members.iter().map(|member| (member.name.clone(), content(member))).collect()
 }
 
@@ -77,7 +85,7 @@ fn a_vm_is_read_as_it_was_packed() {
     let mut state = source.observe(&site).unwrap();
     assert_eq!(state.gaps, []);
     let vm = state.vms.remove(0);
-    assert_eq!(source.look(&site, &vm.id).unwrap().as_ref(), Some(&vm));
+    assert_eq!(source.look(&site, &vm.id).unwrap().as_ref(), Some(&*vm));
     // Where it lies differs with the machine; what it is does not.
     let text = serde_json::to_string_pretty(&vm).unwrap();
     let place = vm.disks[0].source.0.clone();
@@ -166,7 +174,7 @@ fn several_vms_share_one_archive() {
     make(&file, "both", vec![system("one"), system("two")]);
     // The provider may name the file itself.
     let source = OvaSource::new(Confine::new([folder.path().to_owned()]));
-    let site = Site::Ova { path: file.to_str().unwrap().to_owned() };
+    let site = Site::Ova { path: file.to_str().unwrap().into() };
     let state = source.observe(&site).unwrap();
     let found: Vec<_> = state
         .vms
@@ -215,8 +223,99 @@ fn a_broken_archive_is_a_gap_beside_the_good_ones() {
         FOLDER/noise.ova: it cannot be listed: the header at byte 0 is damaged or no tar header
         FOLDER/two.ova: it holds 2 `.ovf` files where one is expected"#]].assert_eq(&reasons);
     // A VM that nobody sees may be in what cannot be read.
-    let nobody = SourceVm::Ova { archive: "0".repeat(64), system: "x".into() };
+    let nobody = SourceVm::Ova { archive: "0".repeat(64).into(), system: "x".into() };
     assert!(source.look(&site, &nobody).unwrap_err().to_string().contains("not every archive"));
+}
+
+#[test]
+fn an_export_of_files_is_the_same_vm_as_its_archive_and_waits_until_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("archives")).unwrap();
+    std::fs::create_dir_all(at("files/web")).unwrap();
+    make(&at("archives/web.ova"), "web", vec![system("web")]);
+    let observe = |name: &str| {
+        let (source, site) = source(&at(name));
+        let SourceState { mut vms, gaps, .. } = source.observe(&site).unwrap();
+        (vms.pop(), gaps)
+    };
+    let packed = observe("archives").0.unwrap();
+    let members = unpacked(&at("archives/web.ova"));
+    let (whole, _) = members.iter().max_by_key(|(_, content)| content.len()).unwrap();
+    for (name, content) in &members {
+        let half = if name == whole { content.len() / 2 } else { content.len() };
+        std::fs::write(at("files/web").join(name), &content[..half]).unwrap();
+    }
+    let (nothing, gaps) = observe("files");
+    assert!(nothing.is_none() && gaps.len() == 1);
+    assert!(gaps[0].reason.contains("bytes of the") && gaps[0].remedy.contains("wait"), "{gaps:?}");
+
+    // The descriptor stays what it is while the disk arrives.
+    let (source, site) = source(&at("files"));
+    assert!(source.observe(&site).unwrap().vms.is_empty());
+    let content = &members.iter().find(|(name, _)| name == whole).unwrap().1;
+    std::fs::write(at("files/web").join(whole), content).unwrap();
+    let vm = source.observe(&site).unwrap().vms.remove(0);
+    assert_eq!((&vm.id, &vm.name), (&packed.id, &packed.name));
+    assert_eq!(vm.path, "web/web.ovf/web");
+    assert_eq!(source.look(&site, &vm.id).unwrap().as_ref(), Some(&*vm));
+    let images = LocalImages::new(Confine::new([folder.path().to_owned()]));
+    let read = |vm: &Vm| {
+        let mut reader = images.reader(&vm.disks[0], None).unwrap();
+        let mut pieces = Vec::new();
+        while let Some(piece) = reader.next().unwrap() {
+            pieces.push(piece);
+        }
+        reader.finish().unwrap();
+        pieces
+    };
+    assert_eq!(read(&vm), read(&packed));
+
+    // A link may lead anywhere, and a disk that is gone is told.
+    std::fs::rename(at("files/web").join(whole), at("elsewhere")).unwrap();
+    symlink(at("elsewhere"), at("files/web").join(whole)).unwrap();
+    let (nothing, gaps) = observe("files");
+    assert!(nothing.is_none() && gaps[0].reason.contains("symbolic link"), "{gaps:?}");
+    std::fs::remove_file(at("files/web").join(whole)).unwrap();
+    let (nothing, gaps) = observe("files");
+    assert!(nothing.is_none() && gaps[0].reason.contains("is not in the archive"), "{gaps:?}");
+
+    // A manifest that is there and cannot be read is no missing one: the VM would be another.
+    std::fs::rename(at("elsewhere"), at("files/web").join(whole)).unwrap();
+    std::fs::rename(at("files/web/web.mf"), at("files/web/web.MF")).unwrap();
+    assert_eq!(observe("files").0.unwrap().id, packed.id);
+    std::fs::remove_file(at("files/web/web.MF")).unwrap();
+    std::fs::create_dir(at("files/web/web.mf")).unwrap();
+    let (nothing, gaps) = observe("files");
+    assert!(nothing.is_none() && gaps[0].reason.contains("is no plain file"), "{gaps:?}");
+
+    // Where nothing states a size, a file that was just written may not be whole.
+    std::fs::remove_dir(at("files/web/web.mf")).unwrap();
+    let sized = std::fs::read_to_string(at("files/web/web.ovf")).unwrap();
+    let sizes = regex::Regex::new(r#" ovf:size="[0-9]+""#).unwrap();
+    std::fs::write(at("files/web/web.ovf"), &*sizes.replace_all(&sized, "")).unwrap();
+    let (nothing, gaps) = observe("files");
+    assert!(nothing.is_none() && gaps[0].reason.contains("a moment ago"), "{gaps:?}");
+    let before = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(1);
+    for (name, _) in &members {
+        if let Ok(file) = File::options().append(true).open(at("files/web").join(name)) {
+            file.set_modified(before).unwrap();
+        }
+    }
+    assert_eq!(observe("files").0.unwrap().name, packed.name);
+}
+
+#[test]
+fn a_folder_that_is_not_searched_is_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    make(&folder.path().join("a.ova"), "a", vec![system("a")]);
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    std::fs::create_dir(odd).unwrap();
+    let (source, site) = source(folder.path());
+    let SourceState { vms, gaps, .. } = source.observe(&site).unwrap();
+    assert_eq!((vms.len(), gaps.len()), (1, 1));
+    assert!(gaps[0].reason.contains("UTF-8"), "{gaps:?}");
 }
 
 #[test]
@@ -230,8 +329,8 @@ fn a_second_look_remembers_and_a_changed_file_is_another_vm() {
     let (source, site) = source(folder.path());
     let vm = source.observe(&site).unwrap().vms.remove(0);
     // Without a manifest it is what its whole content is, and nothing says what was exported.
-    let whole = whole_hash(&File::open(&file).unwrap()).unwrap();
-    assert_eq!(vm.id, SourceVm::Ova { archive: whole, system: "a".into() });
+    let whole = hex::encode(Sha256::digest(std::fs::read(&file).unwrap()));
+    assert_eq!(vm.id, SourceVm::Ova { archive: whole.into(), system: "a".into() });
     assert_eq!(vm.disks[0].checksum, Checksum::Absent);
 
     // One byte of a disk.
@@ -257,7 +356,7 @@ fn disks_that_are_not_read_yet_say_what_they_are() {
         members.remove(1);
         std::fs::write(&file, repacked(&members)).unwrap();
         let (source, site) = source(folder.path());
-        match source.observe(&site).unwrap().vms.remove(0).disks.remove(0).format {
+        match source.observe(&site).unwrap().vms[0].disks[0].format.clone() {
             DiskFormat::Unsupported(name) => name,
             DiskFormat::StreamOptimized => "streamOptimized".to_owned(),
             DiskFormat::Empty => "empty".to_owned(),
@@ -316,7 +415,11 @@ fn damage_is_refused_or_harmless() {
         }
         let mut damaged = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut damaged, &bytes).unwrap();
-        let read = read_archive(&damaged, "/a.ova", "a.ova", &mut |_| Ok(String::new()));
+        let confine = Confine::default();
+        let package = Package::new(&confine, damaged, Path::new("/a.ova"));
+        let read = package.and_then(|package| {
+            read_package(&package, "a.ova", Timestamp::UNIX_EPOCH, &mut |_| Ok(String::new()))
+        });
         refused += usize::from(read.is_err());
     }
     assert!((300..1_500).contains(&refused), "{refused}");
@@ -327,14 +430,14 @@ fn an_archive_has_no_power_and_nothing_outside_is_read() {
     let folder = tempfile::tempdir().unwrap();
     make(&folder.path().join("a.ova"), "a", vec![system("a")]);
     let (source, site) = source(folder.path());
-    let vm = source.observe(&site).unwrap().vms.remove(0).id;
+    let vm = source.observe(&site).unwrap().vms.remove(0).id.clone();
     assert!(source.power_off(&site, &vm).is_err());
     assert!(source.claim(&site, &vm, &Token::new("t")).is_err());
-    let outside = Site::Ova { path: "/etc".to_owned() };
+    let outside = Site::Ova { path: "/etc".into() };
     assert!(source.observe(&outside).unwrap_err().to_string().contains("allowPaths"));
     let inside = folder.path().join("to-etc");
     symlink("/etc", &inside).unwrap();
-    let linked = Site::Ova { path: inside.to_str().unwrap().to_owned() };
+    let linked = Site::Ova { path: inside.to_str().unwrap().into() };
     assert!(source.observe(&linked).is_err());
 }
 

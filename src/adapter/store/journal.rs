@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::adapter::store::{fill_randomly, full, is_full, release_reserve, reserve, take_lock};
 use crate::domain::id::JournalId;
-use crate::journal::record::{Entry, Fact, Mend, RECORD_VERSION, Record};
+use crate::journal::record::{Entry, Mend, RECORD_VERSION, Record};
 use crate::port::{JournalStore, PortError};
 
 /// The version of the tables. A file of a higher one is refused.
@@ -36,6 +36,9 @@ pub struct Journal {
     /// redb lets a handle do nothing more after a failed write, so a new one takes its place; `None` where that failed too,
     /// and the next append tries again.
     database: Option<Database>,
+    /// The number of the next record. A write that failed may be durable all the same: the next one takes its numbers, so that
+    /// nothing stands there that nobody believed.
+    next: u64,
     /// The room of the reserve is given away; what is left of it is for finishing and undoing.
     reserve_spent: bool,
 }
@@ -70,6 +73,7 @@ impl Journal {
     pub(super) fn open(folder: &Path) -> Result<Self, PortError> {
         let database = open_database(folder)?;
         let id = begin(&database).map_err(|error| failed("begin", folder, error))?;
+        let next = behind(&database).map_err(|error| failed("read", folder, error))?;
         // A new file is there after a power loss only when its folder says so.
         std::fs::File::open(folder)
             .and_then(|folder| folder.sync_all())
@@ -78,6 +82,7 @@ impl Journal {
             folder: folder.to_owned(),
             id,
             database: Some(database),
+            next,
             reserve_spent: !folder.join("reserve").exists(),
         };
         check_versions(&journal.folder, journal.database()?)?;
@@ -93,12 +98,17 @@ impl Journal {
             Some(database) => database,
             closed => closed.insert(builder().create(path(&self.folder))?),
         };
-        let result = append(database, records);
-        if result.is_err() {
-            self.database = None;
-            self.database = builder().create(path(&self.folder)).ok();
+        match append(database, records, self.next) {
+            Ok(next) => {
+                self.next = next;
+                Ok(())
+            }
+            Err(error) => {
+                self.database = None;
+                self.database = builder().create(path(&self.folder)).ok();
+                Err(error)
+            }
         }
-        result
     }
 }
 
@@ -119,7 +129,7 @@ impl JournalStore for Journal {
             .map(|entry| Record { version: RECORD_VERSION, at, entry: entry.clone() })
             .map(|record| serde_json::to_vec(&record).expect("records have string keys only"))
             .collect();
-        let may_use_reserve = entries.iter().all(may_use_reserve);
+        let may_use_reserve = entries.iter().all(Entry::may_use_reserve);
         if self.reserve_spent && !may_use_reserve {
             self.reserve_spent = !reserve(&self.folder)?;
             if self.reserve_spent {
@@ -172,46 +182,6 @@ impl JournalReader {
     }
 }
 
-/// Tells which facts may take the room that is kept for a full disk: what an effect that was made already turned out to be,
-/// and what finishes or undoes a VM past its copy. Nothing that begins something, and no checkpoints, of which there are
-/// many.
-fn may_use_reserve(entry: &Entry) -> bool {
-    let Entry::Run { run: _, fact } = entry else { return false };
-    match fact {
-        Fact::Began(_)
-        | Fact::ClaimIntended { .. }
-        | Fact::PowerRemembered { .. }
-        | Fact::PowerOffIntended { .. }
-        | Fact::ForceIntended
-        | Fact::AreaIntended { .. }
-        | Fact::AreaAdopted { .. }
-        | Fact::Checkpointed(_)
-        | Fact::Resumed { .. } => false,
-        Fact::Claimed
-        | Fact::Unclaimable
-        | Fact::ShutdownRequested { .. }
-        | Fact::SourceOff
-        | Fact::DisksCreated { .. }
-        | Fact::DiskCopied { .. }
-        | Fact::DiskVerified { .. }
-        | Fact::CreateIntended
-        | Fact::VmCreated
-        | Fact::StartIntended { .. }
-        | Fact::Started
-        | Fact::MarkedMigrated
-        | Fact::Completed
-        | Fact::UndoBegan { .. }
-        | Fact::RemovalIntended
-        | Fact::AreaRemoved
-        | Fact::PowerOnIntended { .. }
-        | Fact::SourceOn
-        | Fact::ClaimReleased
-        | Fact::Undone
-        | Fact::Tried(_)
-        | Fact::Stalled(_) => true,
-    }
-}
-
 fn path(folder: &Path) -> PathBuf {
     folder.join("journal.redb")
 }
@@ -251,14 +221,20 @@ fn begin(database: &Database) -> Result<JournalId, redb::Error> {
     Ok(JournalId::new(id))
 }
 
-fn append(database: &Database, records: &[Vec<u8>]) -> Result<(), redb::Error> {
+/// Writes records from a number on, over whatever stands there, and returns the number behind them.
+fn append(database: &Database, records: &[Vec<u8>], first: u64) -> Result<u64, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    {
+    let next = {
         let mut table = transaction.open_table(RECORDS)?;
-        let first = table.last()?.map_or(0, |(number, _)| number.value() + 1);
-        for (number, record) in (first..).zip(records) {
-            table.insert(number, record.as_slice())?;
+        let behind = table.last()?.map_or(0, |(number, _)| number.value() + 1);
+        for number in first..behind {
+            table.remove(number)?;
+        }
+        let mut next = first;
+        for record in records {
+            table.insert(next, record.as_slice())?;
+            next += 1;
         }
         let newest = RECORD_VERSION.to_string();
         let mut meta = transaction.open_table(META)?;
@@ -266,9 +242,19 @@ fn append(database: &Database, records: &[Vec<u8>]) -> Result<(), redb::Error> {
         if !stands {
             meta.insert(META_NEWEST, newest.as_str())?;
         }
-    }
+        next
+    };
     transaction.commit()?;
-    Ok(())
+    Ok(next)
+}
+
+/// Returns the number behind the last record.
+fn behind(database: &Database) -> Result<u64, redb::Error> {
+    match database.begin_read()?.open_table(RECORDS) {
+        Ok(table) => Ok(table.last()?.map_or(0, |(number, _)| number.value() + 1)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn read_id(database: &impl ReadableDatabase) -> Result<Option<JournalId>, redb::Error> {
@@ -365,4 +351,33 @@ fn failed(verb: &str, folder: &Path, error: redb::Error) -> PortError {
         remedy,
         Mend::Person,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::CommitId;
+    use crate::journal::record::RepoFact;
+
+    #[test]
+    fn a_write_that_failed_and_is_durable_all_the_same_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Timestamp::UNIX_EPOCH;
+        let said = |commit: &str| Entry::Repo(RepoFact::Accepted { commit: CommitId::new(commit) });
+        let mut journal = Journal::open(folder.path()).unwrap();
+        journal.append(at, &[said("one")]).unwrap();
+        let believed = journal.next;
+        journal.append(at, &[said("lost"), said("lost too")]).unwrap();
+        // As after a commit whose error came although it had reached the disk.
+        journal.next = believed;
+        journal.append(at, &[said("two")]).unwrap();
+        let read = |journal: &Journal| -> Vec<Entry> {
+            journal.read().unwrap().into_iter().map(|record| record.entry).collect()
+        };
+        assert_eq!(read(&journal), [said("one"), said("two")]);
+        drop(journal);
+        let mut again = Journal::open(folder.path()).unwrap();
+        again.append(at, &[said("three")]).unwrap();
+        assert_eq!(read(&again), [said("one"), said("two"), said("three")]);
+    }
 }

@@ -123,6 +123,10 @@ fn a_worker_that_dies_leaves_a_failure_with_its_status_and_last_line() {
     assert!(stage.workers.states().is_empty());
     // The failure is told once; what was said before it until it is acknowledged.
     assert_eq!(stage.workers.take().len(), 1);
+    // Nobody takes its place before all that it said was taken: the numbers begin again.
+    stage.workers.start(job()).unwrap();
+    assert!(stage.workers.states().is_empty());
+    stage.workers.acknowledge(&job().run, 1);
     stage.workers.start(job()).unwrap();
     stage.until(|taken| taken.iter().any(|said| failure(said).is_some()));
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::adapter::image::LocalImages;
@@ -137,6 +138,26 @@ impl Fixture {
 
     fn refusal(&self) -> String {
         self.read(1000).unwrap_err().fault.text
+    }
+}
+
+type Hash = fn(&[u8]) -> Checksum;
+
+#[test]
+fn each_kind_of_checksum_is_checked_while_the_disk_is_read() {
+    let image = vmware(&disk(3 * GRAIN, &[0, 2]), &[0, 2]);
+    let mut fixture = Fixture::new(3 * GRAIN, &image);
+    let checksums: [(&str, Hash); 3] = [
+        ("SHA-1", |bytes| Checksum::Sha1(hex::encode(sha1::Sha1::digest(bytes)))),
+        ("SHA-256", |bytes| Checksum::Sha256(hex::encode(Sha256::digest(bytes)))),
+        ("SHA-512", |bytes| Checksum::Sha512(hex::encode(sha2::Sha512::digest(bytes)))),
+    ];
+    for (method, checksum) in checksums {
+        fixture.disk.checksum = checksum(&image);
+        fixture.read(1).unwrap();
+        fixture.disk.checksum = checksum(b"something else");
+        let error = fixture.read(1).unwrap_err();
+        assert!(error.fault.text.contains(&format!("its {method} is ")), "{error:?}");
     }
 }
 
@@ -314,11 +335,11 @@ fn a_place_outside_of_the_file_and_a_strange_checkpoint_are_refused() {
     let expected = disk(GRAIN, &[0]);
     let mut fixture = Fixture::new(GRAIN, &vmware(&expected, &[0]));
     let strange = fixture.reader(Some(
-        r#"{"at":0,"capacity":65536,"grain":65536,"grains":0,"ended":false,"sha256":"00"}"#,
+        r#"{"at":0,"capacity":65536,"grain":65536,"grains":0,"ended":false,"hash":"00"}"#,
     ));
-    assert!(strange.err().unwrap().fault.text.contains("holds no state of SHA-256"));
+    assert!(strange.err().unwrap().fault.text.contains("holds no state of its checksum"));
     let strange = fixture.reader(Some(
-        r#"{"at":9999999999,"capacity":1,"grain":65536,"grains":0,"ended":false,"sha256":null}"#,
+        r#"{"at":9999999999,"capacity":1,"grain":65536,"grains":0,"ended":false,"hash":null}"#,
     ));
     assert!(strange.err().unwrap().fault.text.contains("lies outside"));
     let mut stored = StoredDisk::parse(&fixture.disk.source).unwrap();
