@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::store::StateDir;
+use crate::cli::machine::watched;
 use crate::cli::settings::{Flags, Settings};
 use crate::cli::{Exit, Global, answer, explained, tell};
 use crate::journal::record::{Entry, RepoFact};
@@ -35,12 +36,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit>
     let Arguments { commit, yes, flags } = arguments;
     let settings = Settings::resolve(global, &flags)?;
     let repo = settings.open_repo()?;
-    let Some(head) = repo.head().map_err(explained)? else {
-        bail!(
-            "the branch `{}` does not exist … hint: push it, or name another with `--branch`",
-            settings.branch
-        );
-    };
+    let head = watched(&repo)?;
     let commit = match commit {
         Some(revision) => repo.resolve(&revision).map_err(explained)?,
         None => head.clone(),

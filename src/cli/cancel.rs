@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use crate::cli::worktree::{EditFlags, Plans, did_you_mean};
 use crate::cli::{Exit, Global, tell};
-use crate::manifest::edit::{Outline, number_of, with_cancel};
+use crate::manifest::edit::with_cancel;
 
 /// Cancels the VMs of a plan, or one of them: edits the Migration in the work tree and prints the diff
 ///
@@ -41,11 +41,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit>
             bail!("the plan `{plan}` has no VM `{vm}`{}", did_you_mean(vm, &names));
         }
     };
-    let migrations = plans.migrations(plan);
-    let names: Vec<_> = migrations.iter().map(|(_, found)| *found).collect();
-    let name = choose(plan, &names, migration.as_deref())?;
-    let found = migrations.iter().find(|(_, found)| found.name == name);
-    let (file, _) = found.expect("the name was chosen among them");
+    let (file, name) = plans.migration(plan, migration.as_deref())?;
     let text = with_cancel(&file.text, name, &vms)?;
     if text == file.text {
         tell(&format!("`{name}` cancels that already"));
@@ -53,34 +49,4 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit>
     }
     plans.write(&edit, file, &text, &format!("cancel {what} ({name})"))?;
     Ok(Exit::Done)
-}
-
-/// Chooses the migration that is meant; what cannot be told is asked.
-fn choose<'a>(
-    plan: &str,
-    migrations: &[&'a Outline],
-    named: Option<&str>,
-) -> anyhow::Result<&'a str> {
-    let names: Vec<_> = migrations.iter().map(|found| found.name.as_str()).collect();
-    if let Some(named) = named {
-        return match names.iter().find(|name| **name == named) {
-            Some(name) => Ok(name),
-            None => {
-                bail!("the plan `{plan}` has no Migration `{named}`{}", did_you_mean(named, &names))
-            }
-        };
-    }
-    match names.as_slice() {
-        [] => bail!("the plan `{plan}` has no Migration, so nothing of it moves"),
-        [name] => Ok(name),
-        // Names that `ferry migrate` gave tell which is the last.
-        several if several.iter().all(|name| number_of(plan, name).is_some()) => {
-            let last = several.iter().max_by_key(|name| number_of(plan, name));
-            Ok(last.expect("there are several"))
-        }
-        several => bail!(
-            "the plan `{plan}` has several Migrations … hint: choose one with `--migration`: {}",
-            several.join(", ")
-        ),
-    }
 }

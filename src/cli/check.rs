@@ -19,6 +19,7 @@ use crate::desired::{self, FileVersions};
 use crate::manifest::diagnostic::{Finding, Severity};
 use crate::manifest::parse::{Limits, ParsedFile, parse_file};
 use crate::manifest::{is_invisible, is_secret, refused};
+use crate::policy;
 use crate::port::{PlanRepo, PortError};
 
 /// Folders within folders that are searched.
@@ -103,7 +104,9 @@ pub fn judge(files: &Files, limits: &Limits) -> Vec<Finding> {
         files.files.iter().map(|(path, bytes)| parse_file(path, bytes, limits)).collect();
     let versions: Vec<FileVersions<'_>> =
         parsed.iter().map(|now| FileVersions { now, last_good: None }).collect();
-    let mut findings = desired::load(&versions).findings;
+    let wanted = desired::load(&versions);
+    let mut findings = policy::review(&wanted);
+    findings.extend(wanted.findings);
     findings.extend(files.refused.iter().map(|(path, reason)| refused(path, reason)));
     findings.sort_by(|left, right| (&left.place, &left.code).cmp(&(&right.place, &right.code)));
     findings
@@ -212,7 +215,7 @@ fn snippet(
     let path = visible(&place.file);
     let title = level.primary_title(text.as_str()).id(code.as_str());
     let number = usize::try_from(place.line).unwrap_or(0);
-    let line = sources.get(place.file.as_str()).and_then(|lines| lines.get(number.checked_sub(1)?));
+    let line = sources.get(&*place.file).and_then(|lines| lines.get(number.checked_sub(1)?));
     let mut group = match line {
         Some(line) => {
             let column = usize::try_from(place.column).unwrap_or(1).saturating_sub(1);

@@ -72,7 +72,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     step(3, "The preview: ferry diff");
     let global = Global { config: Some(dir.join("ferry.yaml")), ..Global::default() };
     let settings = Settings::resolve(&global, &Flags::default())?;
-    let preview = diff::look(&settings, None)?;
+    let preview = diff::look(&settings, None, None)?;
     answer(&indented(&preview.text(width().saturating_sub(3))));
     step(4, "The migration: ferry run --once");
     let exit = reconcile(&settings, Until::Idle)?;

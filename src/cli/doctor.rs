@@ -1,12 +1,14 @@
 //! `ferry doctor`: what this machine, its tools, providers and permissions allow, each miss with its fix.
 
+mod leftovers;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 
-use crate::adapter::git::LocalRepo;
+use crate::adapter::git::GitRepo;
 use crate::adapter::local::Accelerator;
 use crate::adapter::store::hold::HoldFile;
 use crate::adapter::store::holder;
@@ -17,6 +19,7 @@ use crate::cli::{Exit, Global, answer};
 use crate::collect::collect;
 use crate::controller::read::Reader;
 use crate::controller::sites;
+use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
 use crate::observed::Gap;
 use crate::port::{PlanRepo, PortError};
@@ -27,9 +30,12 @@ const STATE_BYTES_MIN: Bytes = Bytes::mib(64);
 /// Shows what this machine, its tools, providers and permissions allow, each miss with its fix, and where each setting came from
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  ferry doctor --config /etc/ferry/ferry.yaml\n\nExit codes: 0 all is well, 1 a check failed, 64 wrong usage"
+    after_help = "Examples:\n  ferry doctor --config /etc/ferry/ferry.yaml\n  ferry doctor --leftovers\n\nExit codes: 0 all is well, 1 a check failed, 64 wrong usage"
 )]
 pub(super) struct Arguments {
+    /// Lists what stands on sources and targets and was made by Ferry instead: partial disks, VMs, marks
+    #[arg(long)]
+    leftovers: bool,
     /// How to print
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -83,8 +89,11 @@ impl Check {
 
 /// Runs the command.
 pub(super) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit> {
-    let Arguments { output, flags } = arguments;
+    let Arguments { leftovers, output, flags } = arguments;
     let settings = Settings::resolve(global, &flags)?;
+    if leftovers {
+        return leftovers::show(&settings, output == Output::Json);
+    }
     let checks = checks(&settings);
     answer(&match output {
         Output::Text => text(&settings, &checks),
@@ -164,7 +173,7 @@ fn of_gap(name: &'static str, gap: &Gap) -> Check {
     Check::fails(name, gap.reason.clone(), gap.remedy.clone())
 }
 
-fn repository(settings: &Settings, checks: &mut Vec<Check>) -> Option<LocalRepo> {
+fn repository(settings: &Settings, checks: &mut Vec<Check>) -> Option<GitRepo> {
     let place = match settings.repository() {
         Ok(place) => place,
         Err(error) => {
@@ -173,14 +182,14 @@ fn repository(settings: &Settings, checks: &mut Vec<Check>) -> Option<LocalRepo>
             return None;
         }
     };
-    let repo = match LocalRepo::open(settings.repo_settings(place)) {
+    let repo = match GitRepo::open(&settings.repo_settings(place)) {
         Ok(repo) => repo,
         Err(error) => {
             checks.push(Check::of_port("repository", error));
             return None;
         }
     };
-    checks.push(Check::ok("repository", place.display().to_string()));
+    checks.push(Check::ok("repository", place.to_string()));
     let branch = &settings.branch;
     checks.push(match repo.head() {
         Ok(Some(commit)) => Check::ok("branch", format!("`{branch}` is at {commit}")),
@@ -192,13 +201,19 @@ fn repository(settings: &Settings, checks: &mut Vec<Check>) -> Option<LocalRepo>
         Err(error) => Check::of_port("branch", error),
     });
     let status = &settings.status_branch;
-    let writable = access(repo.common_folder().join("refs"), Access::WRITE_OK);
+    let writable = match &repo {
+        GitRepo::Local(local) => access(local.common_folder().join("refs"), Access::WRITE_OK)
+            .map_err(|error| {
+                PortError::passing(error.to_string(), "let ferry's user write the repository")
+            }),
+        GitRepo::Remote(remote) => remote.may_push(),
+    };
     checks.push(match (repo.status_head(), writable) {
         (Err(error), _) => Check::of_port("status branch", error),
         (Ok(_), Err(error)) => Check::fails(
             "status branch",
-            format!("`{status}` cannot be written: {error}"),
-            "let ferry's user write the repository",
+            format!("`{status}` cannot be written: {}", error.fault.text),
+            error.fault.remedy,
         ),
         (Ok(None), Ok(())) => {
             Check::ok("status branch", format!("`{status}` will be made with the first report"))
@@ -254,7 +269,7 @@ fn state(settings: &Settings, checks: &mut Vec<Check>) -> Option<usize> {
     match HoldFile::new(folder).held_by() {
         Ok(None) => {}
         Ok(Some(reason)) => {
-            let reason = crate::cli::worktree::visible(&reason);
+            let reason = visible(&reason);
             checks.push(Check::note("hold", format!("the brake is on: {reason}")));
         }
         Err(error) => checks.push(Check::of_port("hold", error)),
@@ -275,7 +290,7 @@ fn state(settings: &Settings, checks: &mut Vec<Check>) -> Option<usize> {
 }
 
 /// An empty journal beside reports of this instance: the folder was lost, or another one is in use (safety rule 5).
-fn takeover(settings: &Settings, repo: &LocalRepo) -> Check {
+fn takeover(settings: &Settings, repo: &GitRepo) -> Check {
     match repo.report(settings.instance.as_str()) {
         Ok(files) if files.is_empty() => Check::ok("takeover", "no other journal reported here"),
         Ok(_) => Check::fails(

@@ -3,6 +3,7 @@
 use crate::adapter::store::hold::HoldFile;
 use crate::cli::settings::{Flags, Settings};
 use crate::cli::{Exit, Global, answer, explained};
+use crate::domain::text::visible;
 
 /// Stops everything that moves forward, or lets it go on; shows the state without an argument
 ///
@@ -47,7 +48,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit>
         None => format!("off: {place} moves forward\n"),
         Some(reason) if reason.is_empty() => format!("on: nothing new begins in {place}\n"),
         Some(reason) => {
-            let reason = crate::cli::worktree::visible(&reason);
+            let reason = visible(&reason);
             format!("on: nothing new begins in {place} ({reason})\n")
         }
     };

@@ -44,9 +44,16 @@ macro_rules! sample {
 }
 
 /// The samples.
-pub const SAMPLES: [Sample; 2] = [
+pub const SAMPLES: [Sample; 6] = [
     sample!("single-ova": "README.md", "providers.yaml", "networks.yaml", "plan.yaml", "migration.yaml"),
     sample!("ova-batch": "README.md", "providers.yaml", "networks.yaml", "databases.yaml", "web.yaml"),
+    sample!("several-systems": "README.md", "providers.yaml", "networks.yaml", "plan.yaml"),
+    sample!("windows-and-cutovers": "README.md", "providers.yaml", "networks.yaml", "windows.yaml", "plan.yaml"),
+    sample!("policy-and-waiver": "README.md", "providers.yaml", "networks.yaml", "policy.yaml", "plan.yaml"),
+    sample!(
+        "multi-tenant": "README.md", "platform/providers.yaml", "platform/networks.yaml", "platform/windows.yaml",
+        "teams/payments/ledger.yaml", "teams/shop/front.yaml"
+    ),
 ];
 
 /// Stand in the samples for the folders that `init` makes.
@@ -98,7 +105,10 @@ fn make(dir: &Path, sample: &Sample) -> anyhow::Result<PathBuf> {
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     let write = |path: &Path, text: &str| {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        let folder = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(path, text))
+            .with_context(|| format!("cannot write {}", path.display()))
     };
     for (name, text) in sample.files {
         let mut text = (*text).to_owned();
@@ -188,7 +198,7 @@ mod tests {
             assert_eq!(wanted.providers.len(), 2);
             for site in wanted.providers.values() {
                 let (Site::Ova { path } | Site::Local { path }) = site;
-                assert!(allowed.contains(&path.as_str()) && Path::new(path).is_dir(), "{path}");
+                assert!(allowed.contains(&&**path) && Path::new(&**path).is_dir(), "{path}");
             }
             assert!(!wanted.requests.is_empty());
         }
@@ -213,13 +223,30 @@ mod tests {
             names.sort();
             names
         };
+        let files_of = |sample: &str| -> Vec<String> {
+            let root = folder.join(sample);
+            let (mut open, mut files) = (vec![root.clone()], Vec::new());
+            while let Some(path) = open.pop() {
+                for name in names(&path) {
+                    let path = path.join(name);
+                    if path.is_dir() {
+                        open.push(path);
+                    } else {
+                        let path = path.strip_prefix(&root).unwrap();
+                        files.push(path.to_str().unwrap().to_owned());
+                    }
+                }
+            }
+            files.sort();
+            files
+        };
         let mut samples = SAMPLES.map(|sample| sample.name);
         samples.sort_unstable();
         assert_eq!(names(&folder), samples);
         for sample in &SAMPLES {
             let mut files: Vec<&str> = sample.files.iter().map(|(name, _)| *name).collect();
             files.sort_unstable();
-            assert_eq!(names(&folder.join(sample.name)), files);
+            assert_eq!(files_of(sample.name), files);
         }
     }
 }

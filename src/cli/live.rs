@@ -29,7 +29,7 @@ const WIDE: u16 = 110;
 pub(super) struct Live {
     bars: Option<MultiProgress>,
     seen: BTreeMap<VmKey, Seen>,
-    held: Option<String>,
+    troubles: BTreeSet<String>,
     findings: BTreeSet<String>,
     began_at: Option<Timestamp>,
     migrated: usize,
@@ -57,8 +57,8 @@ impl Live {
     /// Draws bars where a person watches, else prints lines.
     pub(super) fn new(watched: bool) -> Self {
         let bars = watched.then(screen);
-        let (seen, findings) = (BTreeMap::new(), BTreeSet::new());
-        Self { bars, seen, held: None, findings, began_at: None, migrated: 0 }
+        let (seen, troubles, findings) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { bars, seen, troubles, findings, began_at: None, migrated: 0 }
     }
 
     fn say(&self, now: Timestamp, line: &str) {
@@ -69,6 +69,21 @@ impl Live {
                 let _ = bars.println(line);
             }
             None => crate::cli::tell(&line),
+        }
+    }
+
+    /// Says what stands in the way of all VMs, once as long as it stays, and when it went away.
+    fn troubles(&mut self, pass: &Pass, now: Timestamp) {
+        let held = pass.held.as_ref().map(|reason| format!("held: {reason}"));
+        let unread =
+            pass.unread.as_ref().map(|error| format!("the repository is not read: {error}"));
+        let troubles: BTreeSet<_> = held.into_iter().chain(unread).collect();
+        let known = std::mem::replace(&mut self.troubles, troubles);
+        for trouble in self.troubles.difference(&known) {
+            self.say(now, trouble);
+        }
+        if self.troubles.is_empty() && !known.is_empty() {
+            self.say(now, "the repository is followed again");
         }
     }
 
@@ -171,7 +186,9 @@ impl Live {
             .map(|(count, words)| format!("{count} {words}"))
             .collect();
         if parts.is_empty() {
-            return "nothing is left to do".to_owned();
+            let words =
+                if pass.unread.is_some() { "nothing was done" } else { "nothing is left to do" };
+            return words.to_owned();
         }
         let took = self.began_at.map_or(SignedDuration::ZERO, |began| now.duration_since(began));
         let left = blocked + stalled + failed + waiting > 0;
@@ -184,12 +201,7 @@ impl Watcher for Live {
     fn passed(&mut self, controller: &Controller<'_>, pass: &Pass) {
         let now = controller.now();
         self.began_at.get_or_insert(now);
-        if pass.held != self.held {
-            if let Some(held) = &pass.held {
-                self.say(now, &format!("held: {held}"));
-            }
-            self.held.clone_from(&pass.held);
-        }
+        self.troubles(pass, now);
         self.findings(controller, now);
         for run in controller.progress().newest() {
             self.step(run, now);
@@ -342,9 +354,9 @@ mod tests {
 
     #[test]
     fn what_blocks_a_vm_is_said_with_its_remedy() {
-        use crate::policy::sample::{clear, source, vm, wanted, world};
+        use crate::policy::sample::{clear, seen, vm, wanted, world};
         let mut observed = world(vec![vm("web")]);
-        source(&mut observed).vms[0].nics[0].network = "DMZ".into();
+        seen(&mut observed, 0).nics[0].network = "DMZ".into();
         let verdicts = clear(&wanted(&[("shop", &["web"])]), &observed);
         expect_test::expect!["blocked: plans/web.yaml:12:5: network `DMZ` is not mapped … to do: Add an entry for the network to the NetworkMapping (`type: ignored` leaves the card out)"].assert_eq(&waiting(&Wait::Blocked, verdicts.first()));
         let migration = crate::domain::id::MigrationName::new("old");

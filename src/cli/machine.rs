@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+
 use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
-use crate::adapter::git::LocalRepo;
+use crate::adapter::git::GitRepo;
 use crate::adapter::local::LocalTarget;
 use crate::adapter::ova::OvaSource;
 use crate::adapter::store::hold::HoldFile;
@@ -14,12 +16,13 @@ use crate::cli::explained;
 use crate::cli::settings::{Settings, program_folders};
 use crate::controller::Config;
 use crate::decide::Limits;
-use crate::domain::id::JournalId;
+use crate::domain::id::{CommitId, JournalId};
+use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
 use crate::execute::CopyBounds;
 use crate::journal::progress::Progress;
 use crate::manifest::parse;
-use crate::port::World;
+use crate::port::{PlanRepo, World};
 
 /// The very program that runs, for workers: an upgrade that replaces its file meanwhile must not keep them from starting, and
 /// they must speak the same protocol.
@@ -31,7 +34,7 @@ pub(super) struct Machine {
     /// Time.
     pub clock: SystemClock,
     /// The repository of plans.
-    pub repo: LocalRepo,
+    pub repo: GitRepo,
     source: OvaSource,
     target: LocalTarget,
     workers: Subprocesses,
@@ -97,7 +100,10 @@ pub(super) fn config(settings: &Settings) -> Config {
 
 /// Returns the bounds on what moves.
 pub(super) fn limits(settings: &Settings) -> Limits {
-    Limits { vms_in_flight: usize::try_from(settings.vms_in_flight).unwrap_or(usize::MAX) }
+    Limits {
+        vms_in_flight: usize::try_from(settings.vms_in_flight).unwrap_or(usize::MAX),
+        cutover: settings.cutover,
+    }
 }
 
 /// Reads what was done, beside a running `ferry run`. A folder without a journal is a beginning.
@@ -109,4 +115,14 @@ pub(super) fn progress(settings: &Settings) -> anyhow::Result<Progress> {
         }
         None => Ok(Progress::new(JournalId::new(""))),
     }
+}
+
+/// Returns the commit that the watched branch is at.
+pub(super) fn watched(repo: &GitRepo) -> anyhow::Result<CommitId> {
+    repo.head().map_err(explained)?.with_context(|| {
+        format!(
+            "the watched branch `{}` does not exist … hint: push a first commit to it, or name another one with `--branch`",
+            visible(repo.branch())
+        )
+    })
 }

@@ -9,7 +9,7 @@ use crate::manifest::edit::{next_migration_name, number_of, with_migration};
 /// It stands beside the plan's last Migration, else beside the plan, and runs once it is on the watched branch.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  ferry migrate web --repo ~/vms --commit\n\nExit codes: 0 written, 1 error, 64 wrong usage"
+    after_help = "Examples:\n  ferry migrate web --repo ~/vms --commit\n  ferry migrate web --push        commit it, and push that commit\n\nExit codes: 0 written, 1 error, 64 wrong usage"
 )]
 pub(super) struct Arguments {
     /// The plan

@@ -4,12 +4,14 @@ mod adopt;
 mod cancel;
 pub mod check;
 mod completions;
+mod cutover;
 mod demo;
 mod diff;
 mod doctor;
 pub mod explain;
 mod hold;
 pub mod init;
+mod inventory;
 mod live;
 mod log;
 mod machine;
@@ -20,6 +22,7 @@ pub mod settings;
 mod signals;
 mod status;
 mod verify;
+mod window;
 mod worker;
 mod worktree;
 
@@ -97,8 +100,11 @@ enum Command {
     Init(init::Init),
     Check(check::Check),
     Diff(diff::Arguments),
+    Inventory(inventory::Arguments),
     Migrate(migrate::Arguments),
+    Cutover(cutover::Arguments),
     Cancel(cancel::Arguments),
+    Window(window::Arguments),
     Run(run::Arguments),
     Status(status::Arguments),
     Verify(verify::Arguments),
@@ -138,8 +144,11 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Init(arguments) => init::run(arguments),
         Command::Check(arguments) => check::run(arguments, &global),
         Command::Diff(arguments) => diff::run(arguments, &global),
+        Command::Inventory(arguments) => inventory::run(&global, arguments),
         Command::Migrate(arguments) => migrate::run(&global, arguments),
+        Command::Cutover(arguments) => cutover::run(&global, arguments),
         Command::Cancel(arguments) => cancel::run(&global, arguments),
+        Command::Window(arguments) => window::run(&global, arguments),
         Command::Run(arguments) => run::run(arguments, &global),
         Command::Status(arguments) => status::run(arguments, &global),
         Command::Verify(arguments) => verify::run(arguments, &global),

@@ -59,7 +59,10 @@ pub(super) fn reconcile(settings: &Settings, until: Until) -> anyhow::Result<Exi
     state.reserve().map_err(explained)?;
     let look = sender.clone();
     let watch = match until {
-        Until::Stopped => Some(machine.repo.watch(move || drop(look.send(Event::Look)))?),
+        Until::Stopped => {
+            let watch = machine.repo.watch(move || drop(look.send(Event::Look)));
+            Some(watch.map_err(|error| anyhow::anyhow!("cannot watch the repository: {error}"))?)
+        }
         Until::Idle => None,
     };
     let stop = sender.clone();
@@ -73,7 +76,8 @@ pub(super) fn reconcile(settings: &Settings, until: Until) -> anyhow::Result<Exi
     if until == Until::Idle {
         tell(&live.summary(&pass, controller.now()));
     }
-    for error in pass.unread.iter().chain(&pass.report_error) {
+    // What cannot be read was told when it was found.
+    if let Some(error) = pass.report_error.as_ref().filter(|_| pass.unread.is_none()) {
         tell(&format!("error: {error}"));
     }
     // A broken manifest may name VMs that nobody sees: that they did not move is no success.
@@ -91,6 +95,10 @@ fn exit(pass: &Pass, broken: bool) -> Exit {
             Standing::Waiting(Wait::Stalled(_)) | Standing::Resting(Rest::Failed(_)) => {
                 return Exit::Failed;
             }
+            // Its time is known: nothing is left to do now.
+            Standing::Waiting(
+                Wait::Cutover { .. } | Wait::Postponed | Wait::Window { opens: Some(_), .. },
+            ) => {}
             Standing::Waiting(_) => exit = Exit::Blocked,
             Standing::Acting(_) | Standing::Resting(_) => {}
         }

@@ -5,10 +5,9 @@ use std::fmt::Write as _;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 
-use crate::cli::machine::{Machine, config, progress};
+use crate::cli::machine::{Machine, config, progress, watched};
 use crate::cli::settings::{Flags, Settings};
 use crate::cli::{Exit, Global, answer, explained, signals, width};
 use crate::collect::collect;
@@ -151,8 +150,10 @@ fn live(settings: &Settings) -> anyhow::Result<Overview> {
         wanted: &reading.wanted,
         verdicts: &verdicts,
         progress: &progress,
-        decision: &decision,
+        stands: &decision.stands,
         held: held.as_deref(),
+        cutover: config.limits.cutover,
+        now: machine.clock.now(),
     };
     Ok(Overview::live(&input, machine.clock.now()))
 }
@@ -172,7 +173,7 @@ fn counting(
         Acceptance::Hold { reading: None, reason } => Some(reason),
         Acceptance::Same => None,
     };
-    let head = repo.head()?.context("the watched branch is gone")?;
+    let head = watched(repo)?;
     Ok((reader.read(repo, &head, progress)?.0, held))
 }
 

@@ -101,6 +101,63 @@ fn a_plan_is_run_and_canceled_through_git_alone() {
 }
 
 #[test]
+fn a_push_pushes_its_own_commit_and_nothing_else() {
+    let desk = Desk::new();
+    let at_remote = |branch: &str| {
+        let remote = git2::Repository::open(desk.path("remote.git")).unwrap();
+        remote.refname_to_id(&format!("refs/heads/{branch}")).ok().map(|id| id.to_string())
+    };
+    let before = desk.plan();
+    assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Failed);
+    assert_eq!(desk.plan(), before, "nothing is written where there is nothing to push to");
+    git2::Repository::init_bare(desk.path("remote.git")).unwrap();
+    let url = desk.path("remote.git").display().to_string();
+    let mut remote = desk.repository.remote("origin", &url).unwrap();
+    assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Failed);
+    remote.push(&["refs/heads/main:refs/heads/main"], None).unwrap();
+    assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Done);
+    assert_eq!(at_remote("main"), Some(desk.head()));
+
+    // A branch goes to the branch of its own name, again and again, and past no review.
+    let tip = desk.repository.head().unwrap().peel_to_commit().unwrap();
+    desk.repository.branch("topic", &tip, false).unwrap();
+    desk.repository.set_head("refs/heads/topic").unwrap();
+    let main = at_remote("main");
+    for _ in 0..2 {
+        assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Done);
+        assert_eq!((at_remote("topic"), at_remote("main")), (Some(desk.head()), main.clone()));
+    }
+    let mut configuration = desk.repository.config().unwrap();
+    configuration.set_str("branch.topic.remote", "origin").unwrap();
+    configuration.set_str("branch.topic.merge", "refs/heads/main").unwrap();
+    assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Failed);
+    assert_eq!(at_remote("main"), main);
+    desk.repository.set_head("refs/heads/main").unwrap();
+    desk.repository.reset(tip.as_object(), git2::ResetType::Hard, None).unwrap();
+
+    // Commits that somebody kept back stay where they are.
+    desk.commit_all();
+    let kept = desk.head();
+    assert_eq!(desk.ferry(&["cancel", "web/db-01", "--push"]), Exit::Failed);
+    assert_eq!((desk.head(), at_remote("main") == Some(kept.clone())), (kept, false));
+    assert_eq!(desk.ferry(&["cancel", "web/db-01", "--commit"]), Exit::Done);
+
+    // Somebody was faster: the commit is there, and the remote keeps what it has.
+    let mut remote = desk.repository.find_remote("origin").unwrap();
+    remote.push(&["refs/heads/main:refs/heads/main"], None).unwrap();
+    let own = desk.head();
+    let elsewhere = git2::Repository::open(desk.path("remote.git")).unwrap();
+    let tip = elsewhere.find_reference("refs/heads/main").unwrap().peel_to_commit().unwrap();
+    let by = desk.repository.signature().unwrap();
+    let tree = tip.tree().unwrap();
+    elsewhere.commit(Some("refs/heads/main"), &by, &by, "faster", &tree, &[&tip]).unwrap();
+    let theirs = at_remote("main");
+    assert_eq!(desk.ferry(&["migrate", "web", "--push"]), Exit::Failed);
+    assert_ne!(desk.head(), own);
+    assert_eq!(at_remote("main"), theirs);
+}
+
+#[test]
 fn links_and_broken_files_are_passed_over() {
     let desk = Desk::new();
     let outside = desk.path("outside.yaml");
@@ -171,12 +228,13 @@ fn doctor_fails_where_something_is_missing() {
     std::fs::create_dir(desk.path("gone")).unwrap();
     assert_eq!(desk.ferry(&["doctor"]), Exit::Done);
     // Reports of this instance that the empty journal knows nothing of.
-    let repo = crate::adapter::git::LocalRepo::open(crate::adapter::git::RepoSettings {
-        path: desk.path("vms"),
+    let repo = crate::adapter::git::GitRepo::open(&crate::adapter::git::RepoSettings {
+        place: crate::adapter::git::Place::Folder(desk.path("vms")),
         branch: "main".into(),
         below: String::new(),
         status_branch: "ferry/status".into(),
         author: crate::adapter::git::Author { name: "F".into(), email: "f@example.org".into() },
+        signers: None,
     })
     .unwrap();
     let files = [("plans/web.yaml".to_owned(), b"x".to_vec())].into();

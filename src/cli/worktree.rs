@@ -8,10 +8,12 @@ use anyhow::{Context, bail};
 use owo_colors::OwoColorize;
 use similar::{ChangeTag, TextDiff};
 
+use crate::adapter::git::Place;
 use crate::adapter::git::commit::WorkTree;
 use crate::cli::settings::{Flags, Settings, personal_git_files};
 use crate::cli::{Global, answer, explained, tell};
-use crate::manifest::edit::{Outline, outline};
+use crate::domain::text::visible;
+use crate::manifest::edit::{Outline, number_of, outline};
 
 /// As deep as the reader of commits goes.
 const DEPTH_MAX: usize = 32;
@@ -26,6 +28,9 @@ pub(super) struct EditFlags {
     /// Commit exactly this file on the checked-out branch
     #[arg(long)]
     commit: bool,
+    /// Commit it, and push that commit to the remote's branch of the same name
+    #[arg(long)]
+    push: bool,
 }
 
 /// The manifests of a work tree.
@@ -51,7 +56,13 @@ impl Plans {
     /// Reads the work tree that the settings name.
     pub(super) fn open(global: &Global, edit: &EditFlags) -> anyhow::Result<Self> {
         let settings = Settings::resolve(global, &edit.flags)?;
-        let place = settings.repository()?;
+        let place = match settings.repository()? {
+            Place::Folder(folder) => folder,
+            Place::Remote(remote) => bail!(
+                "{} is on another machine, where no file can be edited … hint: clone it and name the clone with `--repo`",
+                remote.url
+            ),
+        };
         let Some(tree) = WorkTree::open(place).map_err(explained)? else {
             bail!(
                 "{} is a bare repository, in which no file can be edited … hint: clone it and name the clone with `--repo`",
@@ -83,6 +94,19 @@ impl Plans {
             .collect()
     }
 
+    /// Finds the migration that is meant: the named one, else the plan's last.
+    pub(super) fn migration(
+        &self,
+        plan: &str,
+        named: Option<&str>,
+    ) -> anyhow::Result<(&ManifestFile, &str)> {
+        let migrations = self.migrations(plan);
+        let outlines: Vec<_> = migrations.iter().map(|(_, found)| *found).collect();
+        let name = choose(plan, &outlines, named)?;
+        let found = migrations.into_iter().find(|(_, found)| found.name == name);
+        Ok(found.map(|(file, outline)| (file, outline.name.as_str())).expect("it is one of them"))
+    }
+
     /// Lists all documents.
     pub(super) fn documents(&self) -> impl Iterator<Item = (&ManifestFile, &Outline)> {
         self.files.iter().flat_map(|file| file.outline.iter().map(move |document| (file, document)))
@@ -98,15 +122,16 @@ impl Plans {
     ) -> anyhow::Result<()> {
         let path = self.tree.root().join(&file.path);
         // Everything that can refuse is asked before anything is written.
-        let commit = if edit.commit {
+        let commit = if edit.commit || edit.push {
             let branch = self.tree.committable(&file.path)?;
-            Some((branch, self.tree.author(&personal_git_files())?))
+            let push = edit.push.then(|| self.tree.pushable(&branch, &self.watched)).transpose()?;
+            Some((branch, self.tree.author(&personal_git_files())?, push))
         } else {
             None
         };
         replace(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         answer(&diff(&file.path.display().to_string(), &file.text, text));
-        let Some((branch, author)) = commit else {
+        let Some((branch, author, push)) = commit else {
             tell(&format!("written, not committed: it counts once it is on `{}`", self.watched));
             return Ok(());
         };
@@ -120,6 +145,10 @@ impl Plans {
                 self.watched
             ));
         }
+        if let Some(to) = push {
+            self.tree.push(&id, &to)?;
+            tell(&format!("pushed to {to}"));
+        }
         Ok(())
     }
 }
@@ -130,6 +159,36 @@ pub(super) fn did_you_mean(word: &str, names: &[&str]) -> String {
         Some(name) => format!(" … hint: did you mean `{name}`?"),
         None if names.is_empty() => " … hint: there are none".to_owned(),
         None => format!(" … hint: there are {}", names.join(", ")),
+    }
+}
+
+/// Chooses the migration that is meant; what cannot be told is asked.
+fn choose<'a>(
+    plan: &str,
+    migrations: &[&'a Outline],
+    named: Option<&str>,
+) -> anyhow::Result<&'a str> {
+    let names: Vec<_> = migrations.iter().map(|found| found.name.as_str()).collect();
+    if let Some(named) = named {
+        return match names.iter().find(|name| **name == named) {
+            Some(name) => Ok(name),
+            None => {
+                bail!("the plan `{plan}` has no Migration `{named}`{}", did_you_mean(named, &names))
+            }
+        };
+    }
+    match names.as_slice() {
+        [] => bail!("the plan `{plan}` has no Migration, so nothing of it moves"),
+        [name] => Ok(name),
+        // Names that `ferry migrate` gave tell which is the last.
+        several if several.iter().all(|name| number_of(plan, name).is_some()) => {
+            let last = several.iter().max_by_key(|name| number_of(plan, name));
+            Ok(last.expect("there are several"))
+        }
+        several => bail!(
+            "the plan `{plan}` has several Migrations … hint: choose one with `--migration`: {}",
+            several.join(", ")
+        ),
     }
 }
 
@@ -211,7 +270,9 @@ fn diff(path: &str, old: &str, new: &str) -> String {
     for hunk in diff.unified_diff().iter_hunks() {
         shown.push_str(&format!("{}\n", hunk.header()).cyan().to_string());
         for change in hunk.iter_changes() {
-            let line = visible(change.value().trim_end_matches(['\r', '\n']));
+            // A tab is part of a line of YAML, and moves nothing that was printed.
+            let fields = change.value().trim_end_matches(['\r', '\n']).split('\t');
+            let line = fields.map(visible).collect::<Vec<_>>().join("\t");
             let line = match change.tag() {
                 ChangeTag::Delete => format!("-{line}").red().to_string(),
                 ChangeTag::Insert => format!("+{line}").green().to_string(),
@@ -222,16 +283,6 @@ fn diff(path: &str, old: &str, new: &str) -> String {
         }
     }
     shown
-}
-
-/// Takes what a terminal would obey out of a text from git.
-pub(super) fn visible(text: &str) -> String {
-    let shown = |character: char| match character {
-        '\t' => vec!['\t'],
-        character if character.is_control() => character.escape_unicode().collect(),
-        character => vec![character],
-    };
-    text.chars().flat_map(shown).collect()
 }
 
 #[cfg(test)]

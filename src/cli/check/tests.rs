@@ -26,7 +26,7 @@ fn bad() -> Files {
         ),
         plan(
             "three",
-            "  provider: { source: vc, destination: rack }\n  skipGuestConversion: true\n  map: { network: nets }\n  vms:\n  - { name: b, hooks: [] }\n  - { name: c }",
+            "  provider: { source: vc, destination: rack }\n  skipGuestConversion: true\n  map: { network: nets }\n  vms:\n  - { name: b, hooks: [{ hook: h, step: PreHook }] }\n  - { name: c }",
         ),
         plan(
             "four",
@@ -67,6 +67,8 @@ fn all_mistakes_are_found_in_one_run() {
     expect![[r#"
         a/providers.yaml:8:19: another Provider is called `rack` as well: a/providers.yaml:13:19 [FY0401] … hint: rename or remove one
         a/providers.yaml:13:19: another Provider is called `rack` as well: a/providers.yaml:8:19 [FY0401] … hint: rename or remove one
+        a/providers.yaml:19:1: the field `credentials` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here
+        a/providers.yaml:19:1: the field `url` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here
         a/providers.yaml:20:9: `spec.type`: `vsphere` is not supported yet [FY0303] … hint: write `type: ova` and export the VMs as OVA files
         a/providers.yaml:21:3: the field `password` holds a secret, which must not stand in git [FY0211] … hint: change the secret where it is used, and keep the new one in the controller's settings
         b/nets.yaml:8:23: a second entry for one network: `n` is not supported yet [FY0303] … hint: leave one entry for each network of the source
@@ -117,6 +119,22 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
            |                   ^^^^
            |
            = help: rename or remove one
+
+        error[FY0206]: the field `credentials` is missing in `spec`
+          --> a/providers.yaml:19:1
+           |
+        19 | spec:
+           | ^^^^
+           |
+           = help: `ferry explain Provider` says what belongs here
+
+        error[FY0206]: the field `url` is missing in `spec`
+          --> a/providers.yaml:19:1
+           |
+        19 | spec:
+           | ^^^^
+           |
+           = help: `ferry explain Provider` says what belongs here
 
         error[FY0303]: `spec.type`: `vsphere` is not supported yet
           --> a/providers.yaml:20:9
@@ -225,7 +243,7 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
         error[FY0302]: the field `hooks` is not supported yet
           --> b/plans.yaml:26:16
            |
-        26 |   - { name: b, hooks: [] }
+        26 |   - { name: b, hooks: [{ hook: h, step: PreHook }] }
            |                ^^^^^
            |
            = help: remove it
@@ -310,7 +328,7 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
         --> link.yaml
          = help: put the manifest itself there, as a regular file
 
-        6 files checked: 25 critical, 0 warnings, 2 for information
+        6 files checked: 27 critical, 0 warnings, 2 for information
     "#]].assert_eq(&shown);
     let styled = text(&files, &findings, &Renderer::styled());
     for output in [shown, styled, json(&files, &findings), github(&findings)] {
@@ -327,7 +345,7 @@ fn other_programs_read_the_findings() {
     let findings = judge(&files, &Limits::default());
     expect![[r#"
         ::error file=a%2Cb%3Ac.yaml,line=1,col=1,title=FY0202::`apiVersion` is missing (hint: write `apiVersion: ferry.dev/v1alpha1`)
-        ::error file=a%2Cb%3Ac.yaml,line=1,col=1,title=FY0203::`kind` is missing (hint: one of `Provider`, `NetworkMapping`, `StorageMapping`, `Plan`, `Migration`)
+        ::error file=a%2Cb%3Ac.yaml,line=1,col=1,title=FY0203::`kind` is missing (hint: one of `Provider`, `NetworkMapping`, `StorageMapping`, `Plan`, `Migration`, `CutoverWindow`, `Policy`, `Host`, `Provisioner`, `Hook`)
         ::error file=a%2Cb%3Ac.yaml,line=3,col=1,title=FY0107::the key `a` stands already on line 1 (hint: remove one of the two)
     "#]].assert_eq(&github(&findings));
     let value: serde_json::Value = serde_json::from_str(&json(&files, &findings)).unwrap();
