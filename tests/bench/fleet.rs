@@ -3,16 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use ferry::collect::recorded::Recorded;
+use ferry::controller::Config;
 use ferry::copy::protocol::{CopyJob, WorkerEvent};
+use ferry::decide::{CutoverLimits, Limits};
 use ferry::desired::Site;
-use ferry::domain::id::{CommitId, DiskKey, RunId, SourceVm, TargetName, Token};
+use ferry::domain::id::{
+    CommitId, DiskKey, Instance, ProviderName, RunId, SourceVm, TargetName, Token,
+};
 use ferry::domain::unit::Bytes;
 use ferry::domain::vm::{
     Checksum, Claim, Disk, DiskFormat, Firmware, Nic, Power, SourceDisk, TargetDisk, Vm,
 };
+use ferry::execute::CopyBounds;
 use ferry::journal::record::Mend;
-use ferry::observed::{SourceState, TargetState, TargetVm, WorkerState};
+use ferry::manifest::parse;
+use ferry::observed::{Observed, Seen, SourceState, TargetState, TargetVm, WorkerState};
 use ferry::port::{
     Ancestry, Blueprint, Clock, Hold, PlanRepo, PortError, PoweredOn, Source, Target, Tree,
     TreeFile, Workers, World,
@@ -25,10 +34,14 @@ const SOURCE_PATH: &str = "/srv/ova";
 /// The folder of the target, as its `Provider` names it.
 const TARGET_PATH: &str = "/srv/vms";
 
+/// When this world begins.
+const BEGIN: Timestamp = Timestamp::constant(1_767_571_200, 0);
+
 /// Plans, VMs, and nothing that moves.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    now: Timestamp,
+    /// Seconds since this world began.
+    age: AtomicI64,
     blobs: BTreeMap<String, Vec<u8>>,
     tree: Tree,
     source: SourceState,
@@ -51,13 +64,47 @@ impl Fleet {
             refused: Vec::new(),
         };
         let blobs = files.into_iter().map(|(path, text)| (blob(&path), text.into())).collect();
-        let now = Timestamp::from_second(1_767_571_200).unwrap();
-        Self { now, blobs, tree, source: SourceState { vms, gaps: Vec::new(), clock: None } }
+        Self {
+            age: AtomicI64::new(0),
+            blobs,
+            tree,
+            source: SourceState {
+                vms: vms.into_iter().map(Arc::new).collect(),
+                gaps: Vec::new(),
+                clock: None,
+            },
+        }
     }
 
     /// Returns the ports, as the controller wants them.
     pub(crate) fn world(&self) -> World<'_> {
         World { clock: self, repo: self, source: self, target: self, workers: self, hold: self }
+    }
+
+    /// Returns the manifests, by path.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let text = |file: &TreeFile| self.blobs.get(&file.blob).unwrap().as_slice();
+        self.tree.files.iter().map(move |file| (file.path.as_str(), text(file)))
+    }
+
+    /// Records both providers, as `ferry inventory refresh` does.
+    pub(crate) fn recorded(&self) -> Recorded {
+        let at = self.now();
+        let sites = [
+            ("archives", Site::Ova { path: SOURCE_PATH.into() }),
+            ("here", Site::Local { path: TARGET_PATH.into() }),
+        ];
+        let sites = sites.map(|(name, site)| (ProviderName::new(name), site)).into();
+        let mut observed = Observed::default();
+        let [source, target] = ["archives", "here"].map(ProviderName::new);
+        observed.sources.insert(source, Seen { at, state: Ok(self.source.clone()) });
+        observed.targets.insert(target, Seen { at, state: Ok(room()) });
+        Recorded::new(observed, &sites, at)
+    }
+
+    /// Lets a minute pass.
+    pub(crate) fn wait(&self) {
+        self.age.fetch_add(60, Ordering::Relaxed);
     }
 
     /// Returns how many VMs there are.
@@ -106,7 +153,7 @@ fn archived(name: &str) -> Vm {
         source: SourceDisk(format!("{SOURCE_PATH}/{name}.ova#{number}")),
     };
     Vm {
-        id: SourceVm::Ova { archive: archive.clone(), system: name.to_owned() },
+        id: SourceVm::Ova { archive: archive.as_str().into(), system: name.into() },
         name: name.to_owned(),
         path: format!("{name}.ova/{name}"),
         power: Power::Off,
@@ -120,6 +167,10 @@ fn archived(name: &str) -> Vm {
     }
 }
 
+fn room() -> TargetState {
+    TargetState { free: Bytes::mib(1 << 30), ..TargetState::default() }
+}
+
 /// Nothing moves here: what moves something is never called.
 fn still() -> PortError {
     PortError::lasting("this world only stands still", "give it no Migration", Mend::Person)
@@ -127,15 +178,19 @@ fn still() -> PortError {
 
 impl Clock for Fleet {
     fn now(&self) -> Timestamp {
-        self.now
+        BEGIN + self.elapsed()
     }
 
     fn elapsed(&self) -> SignedDuration {
-        SignedDuration::ZERO
+        SignedDuration::from_secs(self.age.load(Ordering::Relaxed))
     }
 }
 
 impl PlanRepo for Fleet {
+    fn branch(&self) -> &'static str {
+        "main"
+    }
+
     fn head(&self) -> Result<Option<CommitId>, PortError> {
         Ok(Some(CommitId::new("a".repeat(40))))
     }
@@ -154,6 +209,10 @@ impl PlanRepo for Fleet {
 
     fn ancestry(&self, _older: &CommitId, _newer: &CommitId) -> Result<Ancestry, PortError> {
         Ok(Ancestry::Forward)
+    }
+
+    fn distrust(&self, _commit: &CommitId) -> Result<Option<String>, PortError> {
+        Ok(None)
     }
 
     fn report(&self, _folder: &str) -> Result<BTreeMap<String, Vec<u8>>, PortError> {
@@ -176,7 +235,7 @@ impl Source for Fleet {
     }
 
     fn look(&self, _site: &Site, vm: &SourceVm) -> Result<Option<Vm>, PortError> {
-        Ok(self.source.vm(vm).cloned())
+        Ok(self.source.vm(vm).cloned().map(Arc::unwrap_or_clone))
     }
 
     fn claim(&self, _: &Site, _: &SourceVm, _: &Token) -> Result<(), PortError> {
@@ -215,7 +274,7 @@ impl Source for Fleet {
 
 impl Target for Fleet {
     fn observe(&self, _site: &Site) -> Result<TargetState, PortError> {
-        Ok(TargetState { free: Bytes::mib(1 << 30), vms: BTreeMap::new() })
+        Ok(room())
     }
 
     fn look(&self, _: &Site, _: &TargetName) -> Result<Option<TargetVm>, PortError> {
@@ -268,5 +327,20 @@ impl Workers for Fleet {
 impl Hold for Fleet {
     fn engaged(&self) -> bool {
         false
+    }
+}
+
+/// The settings of a controller, as by default.
+pub(crate) fn config() -> Config {
+    Config {
+        instance: Instance::new("bench"),
+        limits: Limits { vms_in_flight: 20, cutover: CutoverLimits::default() },
+        manifests: parse::Limits::default(),
+        copy: CopyBounds {
+            allow_paths: vec!["/srv".to_owned()],
+            memory: Bytes::mib(256),
+            checkpoint_every: Bytes::mib(128),
+        },
+        report_interval: SignedDuration::from_mins(1),
     }
 }

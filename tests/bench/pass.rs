@@ -6,22 +6,19 @@
 #![expect(clippy::print_stdout, reason = "the table is the answer")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
+#[expect(dead_code, reason = "another benchmark uses more of it")]
 mod fleet;
 mod measure;
 
 use std::fs;
 
 use ferry::adapter::store::StateDir;
-use ferry::controller::{Config, Controller, Pass};
-use ferry::decide::{Limits, Rest, Stand, Standing};
+use ferry::controller::{Controller, Pass};
+use ferry::decide::{Rest, Stand, Standing};
 use ferry::desired::Site;
 use ferry::domain::id::Instance;
-use ferry::domain::unit::Bytes;
-use ferry::execute::CopyBounds;
-use ferry::manifest::parse;
-use jiff::SignedDuration;
 
-use fleet::Fleet;
+use fleet::{Fleet, config};
 use measure::Times;
 
 const PLANS: usize = 1_000;
@@ -40,7 +37,7 @@ fn main() {
     };
     let all: usize = read();
     row("reading all manifests", Times::of(|| (), |()| assert_eq!(read(), all)));
-    let site = Site::Ova { path: "/srv/ova".to_owned() };
+    let site = Site::Ova { path: "/srv/ova".into() };
     let look = || world.source.observe(&site).unwrap().vms.len();
     row("looking at the source", Times::of(|| (), |()| assert_eq!(look(), fleet.vms())));
 
@@ -61,20 +58,6 @@ fn main() {
     row("a pass without change", unchanged);
 
     println!("resident {}, at most {}", status("VmRSS"), status("VmHWM"));
-}
-
-fn config() -> Config {
-    Config {
-        instance: Instance::new("bench"),
-        limits: Limits { vms_in_flight: 20 },
-        manifests: parse::Limits::default(),
-        copy: CopyBounds {
-            allow_paths: vec!["/srv".to_owned()],
-            memory: Bytes::mib(256),
-            checkpoint_every: Bytes::mib(128),
-        },
-        report_interval: SignedDuration::from_mins(1),
-    }
 }
 
 /// Checks that a pass saw every VM, and that none has a reason to move or to be blocked.

@@ -63,14 +63,17 @@ fn from_init_to_the_report() {
     assert_eq!(checked.stdout, "4 files checked: 0 critical, 0 warnings, 0 for information\n");
     desk.sandbox.ferry(["check", "vms/plans", "--rev", "main"]).expect(0);
     let preview = desk.ferry(&["diff"]).expect(2);
-    desk.compare(&preview.stdout, expect![[r#"
+    desk.compare(
+        &preview.stdout,
+        expect![[r#"
         Plan: 1 migrate (commit SHORT, instance main)
-        Data: 2.0 MiB to copy (16.0 MiB provisioned) · ≈ 1 s at 110.0 MiB/s (default), one after another
+        Data: 2.0 MiB to copy (16.0 MiB provisioned) · ≈ 1 s one after another (default 110.0 MiB/s)
 
-           VM  what  copy  target  estimate  why  digest
-        +  first/web-01  migrate cold  2.0 MiB of 16.0 MiB  local/web-01  ≈ 1 s  DIGEST
+           VM  what  copy  target  estimate  risk  why  digest
+        +  first/web-01  migrate cold  2.0 MiB of 16.0 MiB  local/web-01  ≈ 1 s  low  DIGEST
         + start a migration
-    "#]]);
+    "#]],
+    );
     desk.ferry(&["diff", "--fail-on", "never"]).expect(0);
     desk.ferry(&["verify", "first"]).expect(1);
     desk.ferry(&["run", "--once"]).expect(0);
@@ -80,7 +83,7 @@ fn from_init_to_the_report() {
             Plan: 0 migrate · 1 unchanged (commit SHORT, instance main)
             Data: nothing to copy
 
-               VM  what  copy  target  estimate  why  digest
+               VM  what  copy  target  estimate  risk  why  digest
             =  first/web-01  migrated  local/web-01  DIGEST
             = nothing to do
         "#]],

@@ -221,6 +221,10 @@ fn a_vm_that_is_canceled_in_git_during_its_copy_is_undone_and_the_other_goes_on(
         assert_eq!(names(&shop).last().unwrap(), "web02");
         let status = shop.ferry(&["status", "shop/web01"]).expect(0).stdout;
         assert!(status.contains("canceled"), "{status}");
+        let left = shop.ferry(&["doctor", "--leftovers"]).expect(0).stdout;
+        let said = left.matches("kept: the next attempt at the VM").count();
+        assert_eq!(said, kept, "{policy}: {left}");
+        assert!(left.contains("shop/web02, attempt 1: Completed"), "{left}");
         // A new Migration takes it up again: from the partial disk where that was kept.
         let before = checkpoints(&shop).len();
         commit(&shop, |files| {

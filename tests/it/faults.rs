@@ -423,3 +423,23 @@ fn a_program_whose_file_is_replaced_while_it_runs_goes_on() {
     run.wait().unwrap();
     both_stand(&shop);
 }
+
+#[test]
+fn a_folder_of_plans_that_is_renamed_is_held_and_not_taken_for_a_wish() {
+    let shop = Shop::pair();
+    let below = |folder: &str| -> BTreeMap<String, String> {
+        let files = shop.manifests().into_iter();
+        files.map(|(name, text)| (format!("{folder}/{name}"), text)).collect()
+    };
+    let commit = |folder: &str| {
+        let files = below(folder);
+        let named = files.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
+        shop.plans.commit(&named, folder)
+    };
+    commit("plans");
+    shop.ferry(&["run", "--once", "--path", "plans"]).expect(0);
+    let renamed = commit("vms");
+    let ran = shop.ferry(&["run", "--once", "--path", "plans"]).expect(3);
+    assert!(ran.stderr.contains("holds no manifest any more"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("ferry adopt {renamed}")), "{}", ran.stderr);
+}

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "tests start the program and bound their waits")]
 
+mod canary;
+mod codes;
 mod commands;
 mod course;
 mod dependencies;
+#[cfg(feature = "peers")]
+mod editor;
 mod faults;
 #[cfg(feature = "peers")]
 mod full;
@@ -15,8 +19,12 @@ mod kill;
 #[cfg(feature = "peers")]
 mod peers;
 mod project;
+#[cfg(feature = "peers")]
+mod remote;
+mod samples;
 mod sandbox;
 mod shop;
+mod story;
 mod tidy;
 mod watching;
 mod worker;

@@ -76,6 +76,16 @@ pub(crate) fn boot(image: &Path, marker: &str) -> String {
     tool("tiny-guest.sh", ["boot", image, "--marker", marker, "--timeout", limit.as_str()])
 }
 
+/// Starts a daemon that stays in the foreground; who asked for it ends it.
+#[track_caller]
+pub(crate) fn start<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = S>,
+) -> Child {
+    let daemon = peer(program, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    daemon.unwrap_or_else(|error| missing(program, &error))
+}
+
 /// No arguments.
 const NOTHING: [&str; 0] = [];
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use git2::{Oid, Repository, Signature, Time};
+use git2::{Repository, Signature, Time};
 
 /// The branch that plans live on.
 pub(crate) const BRANCH: &str = "main";
@@ -174,12 +174,15 @@ impl Plans {
     /// and an equal history give an equal id: author and time are fixed.
     pub(crate) fn commit(&self, files: &BTreeMap<&str, String>, message: &str) -> String {
         let repository = &self.repository;
-        let mut index = git2::Index::new().unwrap();
+        let mut tree = git2::build::TreeUpdateBuilder::new();
         for (path, text) in files {
             let id = repository.blob(text.as_bytes()).unwrap();
-            index.add(&entry(path, id)).unwrap();
+            tree.upsert(*path, id, git2::FileMode::Blob);
         }
-        let tree = repository.find_tree(index.write_tree_to(repository).unwrap()).unwrap();
+        let nothing = repository.treebuilder(None).unwrap().write().unwrap();
+        let nothing = repository.find_tree(nothing).unwrap();
+        let tree = tree.create_updated(repository, &nothing).unwrap();
+        let tree = repository.find_tree(tree).unwrap();
         let who = Signature::new("Test", "test@example.org", &Time::new(1_767_225_600, 0)).unwrap();
         let branch = format!("refs/heads/{BRANCH}");
         let parent = self.head().map(|id| repository.find_commit(id.parse().unwrap()).unwrap());
@@ -217,29 +220,6 @@ impl Plans {
         };
         commit.tree().unwrap().walk(git2::TreeWalkMode::PreOrder, visit).unwrap();
         files
-    }
-}
-
-/// Names a regular file of an index.
-fn entry(path: &str, id: Oid) -> git2::IndexEntry {
-    let never = git2::IndexTime::new(0, 0);
-    let path = path.as_bytes().to_vec();
-    let (ctime, mtime, flags, flags_extended) = (never, never, 0, 0);
-    let (dev, ino, uid, gid, file_size) = (0, 0, 0, 0, 0);
-    let mode = 0o100_644;
-    git2::IndexEntry {
-        ctime,
-        mtime,
-        dev,
-        ino,
-        mode,
-        uid,
-        gid,
-        file_size,
-        id,
-        flags,
-        flags_extended,
-        path,
     }
 }
 

@@ -87,7 +87,7 @@ const UNDONE_MARKS: [&str; 2] = [concat!("FIX", "ME"), concat!("TO", "DO")];
 const EMPTY_NAMES: [&str; 8] =
     ["util", "utils", "common", "helper", "helpers", "misc", "manager", "managers"];
 
-/// The longest file, in lines that hold code, tests aside: what one reading takes in.
+/// The longest file, in lines that hold code, its tests among them: what one reading takes in.
 const LINES_MAX: usize = 600;
 
 #[test]
@@ -154,7 +154,7 @@ fn untidy(file: &Source) -> String {
             let _ = writeln!(said, "{}: `{name}` says nothing about what is inside", file.path);
         }
     }
-    let lines = file.production.lines().filter(|line| !line.trim().is_empty()).count();
+    let lines = file.code.lines().filter(|line| !line.trim().is_empty()).count();
     if lines > LINES_MAX {
         let _ =
             writeln!(said, "{}: {lines} lines of code, at most {LINES_MAX}: split it", file.path);
@@ -416,7 +416,8 @@ mod tests {
             "src/cli/run.rs: 601 lines of code, at most 600: split it\n"
         );
         assert_eq!(of("src/cli/run.rs", &long[..6000]), "");
-        assert_eq!(of("src/cli/run.rs", &format!("#[cfg(test)]\nmod tests {{\n{long}}}\n")), "");
+        let tested = format!("#[cfg(test)]\nmod tests {{\n{long}}}\n");
+        assert!(of("src/cli/run.rs", &tested).contains("604 lines of code"));
         assert_eq!(of("src/cli/run.rs", &"// why\n\n".repeat(601)), "");
         for name in ["src/utils.rs", "src/common/mod.rs", "tests/it/helpers.rs"] {
             assert!(of(name, "").contains("says nothing about what is inside"), "{name}");

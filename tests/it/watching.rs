@@ -120,22 +120,24 @@ fn a_review_reads_what_a_branch_changes() {
     expect![[r#"
         **Plan: 1 migrate · 1 undone (commit COMMIT, instance test)**
 
-        Data: 4.1 MiB to copy (32.0 MiB provisioned) · ≈ 1 s at 110.0 MiB/s (default), one after another
+        Data: 4.1 MiB to copy (32.0 MiB provisioned) · ≈ 1 s one after another (default 110.0 MiB/s)
 
-        | | VM | what | copy | target | estimate | why | digest |
-        |---|---|---|---|---|---|---|---|
-        | `-` | shop/web02 | stop managing; what stands on the target stays |  | lab/web02 |  |  | DIGEST |
-        | `+` | later/web02 | migrate cold | 4.1 MiB of 32.0 MiB | lab/web02 | ≈ 1 s |  | DIGEST |
+        | | VM | what | copy | target | estimate | cutover | risk | why | digest |
+        |---|---|---|---|---|---|---|---|---|---|
+        | `-` | shop/web02 | stop managing; what stands on the target stays |  | lab/web02 |  |  |  |  | DIGEST |
+        | `+` | later/web02 | migrate cold | 4.1 MiB of 32.0 MiB | lab/web02 | ≈ 1 s |  | low |  | DIGEST |
     "#]].assert_eq(&shown("later", 2));
     expect![[r#"
         **Plan: 0 migrate · 2 unknown (commit COMMIT, instance test)**
 
         Data: nothing to copy
 
-        | | VM | what | copy | target | estimate | why | digest |
-        |---|---|---|---|---|---|---|---|
-        | `?` | shop/web01 | unknown |  | lab/web01 |  | lab is looked at after the merge: COMMIT changes or adds it | DIGEST |
-        | `?` | shop/web02 | unknown |  | lab/web02 |  | lab is looked at after the merge: COMMIT changes or adds it | DIGEST |
+        - after the merge: Provider \`lab\` changes
+
+        | | VM | what | copy | target | estimate | cutover | risk | why | digest |
+        |---|---|---|---|---|---|---|---|---|---|
+        | `?` | shop/web01 | unknown (changes targetSite) |  | lab/web01 |  |  |  | lab is looked at after the merge: COMMIT changes or adds it | DIGEST |
+        | `?` | shop/web02 | unknown (changes targetSite) |  | lab/web02 |  |  |  | lab is looked at after the merge: COMMIT changes or adds it | DIGEST |
     "#]].assert_eq(&shown("elsewhere", 2));
     assert_eq!(shop.ferry(&["diff", "main..main"]).expect(0).stderr, "");
 }
