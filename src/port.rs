@@ -15,6 +15,7 @@ use crate::domain::id::{
 };
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Disk, Power, TargetDisk, Vm};
+use crate::extent::Extent;
 use crate::journal::record::{Disposition, Entry, Fault, Mend, Record};
 use crate::observed::{SourceState, TargetState, TargetVm, WorkerState};
 
@@ -201,6 +202,19 @@ pub enum Stored {
     Zlib(Vec<u8>),
     /// Zeros.
     Zero,
+}
+
+/// A disk that is read at any place, by several threads at once.
+pub trait Blocks: Send + Sync {
+    /// Returns how many bytes the guest sees.
+    fn size(&self) -> u64;
+    /// Returns how many requests are worth having on their way at once.
+    fn in_flight(&self) -> usize;
+    /// Tells what a range within the disk holds: extents that begin at `offset` and follow each other. They may end before
+    /// the range does, never behind it, and there is at least one.
+    fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>, PortError>;
+    /// Fills the buffer from a place within the disk.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), PortError>;
 }
 
 /// How far a reader came.
