@@ -32,8 +32,9 @@ impl Extent {
 pub fn requests(extents: &[Extent], align: u64, longest: u64) -> Vec<Extent> {
     let mut merged: Vec<Extent> = Vec::new();
     let end = extents.last().map_or(0, Extent::end);
-    for extent in extents {
-        let (mut from, mut to) = (extent.offset, extent.end());
+    for same in extents.chunk_by(|one, other| one.content == other.content) {
+        let extent = same[0];
+        let (mut from, mut to) = (extent.offset, same[same.len() - 1].end());
         if extent.content == Content::Data {
             from -= from % align;
             to = to.next_multiple_of(align).min(end);

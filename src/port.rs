@@ -5,6 +5,7 @@
 //! that they are given.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -202,6 +203,8 @@ pub enum Stored {
     Zlib(Vec<u8>),
     /// Zeros.
     Zero,
+    /// It is not read yet: whoever has time reads it from the reader's [`BlockReader::blocks`].
+    Unread,
 }
 
 /// A disk that is read at any place, by several threads at once.
@@ -230,6 +233,10 @@ pub struct Position {
 pub trait BlockReader: Send {
     /// Returns the next piece; `None` at the end. Offsets ascend within one reader or not, but no leaf comes twice.
     fn next(&mut self) -> Result<Option<Piece>, PortError>;
+    /// Returns where its unread pieces are read from; a reader that can only go forward has none and returns no such piece.
+    fn blocks(&self) -> Option<Arc<dyn Blocks>> {
+        None
+    }
     /// Returns the position behind the last piece returned.
     fn position(&self) -> Result<Position, PortError>;
     /// Reads what is stored behind the last piece and compares the whole with the source's checksum, where it has one, and

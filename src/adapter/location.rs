@@ -31,6 +31,26 @@ pub struct StoredDisk {
     pub length: u64,
 }
 
+/// A disk that is read at any place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum BlocksDisk {
+    /// A file or block device.
+    Image {
+        /// Its absolute path.
+        path: String,
+        /// How it is stored (`raw`, `qcow2`, `vmdk`).
+        format: String,
+        /// What the file was when it was observed.
+        stamp: Stamp,
+    },
+    /// An export of an NBD server.
+    Nbd {
+        /// Its address.
+        address: String,
+    },
+}
+
 /// A disk of a local target: `FOLDER/.ferry-AREA/FILE` while it is copied, `FOLDER/NAME/FILE` once the VM is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +75,18 @@ pub struct NoLocation {
 }
 
 impl StoredDisk {
+    /// Writes it down.
+    pub fn to_source(&self) -> SourceDisk {
+        SourceDisk(serde_json::to_string(self).expect("plain fields always serialize"))
+    }
+
+    /// Reads it back.
+    pub fn parse(disk: &SourceDisk) -> Result<Self, NoLocation> {
+        serde_json::from_str(&disk.0).map_err(|source| NoLocation { text: disk.0.clone(), source })
+    }
+}
+
+impl BlocksDisk {
     /// Writes it down.
     pub fn to_source(&self) -> SourceDisk {
         SourceDisk(serde_json::to_string(self).expect("plain fields always serialize"))

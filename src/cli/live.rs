@@ -291,7 +291,7 @@ fn bar(bars: &MultiProgress, key: &VmKey, run: &Run) -> ProgressBar {
 }
 
 /// Lays a bar out, with so many columns for the name.
-fn style(name: usize) -> ProgressStyle {
+pub(super) fn style(name: usize) -> ProgressStyle {
     let template = format!(
         "{{prefix:{name}!}} {{msg:13!}} {{wide_bar:.cyan/dim}} {{done:>16}} {{binary_bytes_per_sec:>12}} {{left:>7}}"
     );

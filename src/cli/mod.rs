@@ -4,6 +4,7 @@ mod adopt;
 mod cancel;
 pub mod check;
 mod completions;
+mod copy;
 mod cutover;
 mod demo;
 mod diff;
@@ -107,6 +108,7 @@ enum Command {
     Window(window::Arguments),
     Run(run::Arguments),
     Status(status::Arguments),
+    Copy(copy::Arguments),
     Verify(verify::Arguments),
     Hold(hold::Arguments),
     Adopt(adopt::Arguments),
@@ -151,6 +153,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Window(arguments) => window::run(&global, arguments),
         Command::Run(arguments) => run::run(arguments, &global),
         Command::Status(arguments) => status::run(arguments, &global),
+        Command::Copy(arguments) => copy::run(arguments),
         Command::Verify(arguments) => verify::run(arguments, &global),
         Command::Hold(arguments) => hold::run(&global, arguments),
         Command::Adopt(arguments) => adopt::run(&global, arguments),

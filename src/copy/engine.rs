@@ -3,9 +3,9 @@
 //! # Flow
 //!
 //! ```text
-//!  reader (this thread) ─► lane, bounded in bytes ─► threads: inflate, find zeros, hash, write ─┐
-//!     ▲                                                                                         │
-//!     └── every `checkpoint_every`: wait for the lane to empty, save the block map, sync ◄──────┘
+//!  reader (this thread) ─► lane, bounded in bytes ─► threads: read or inflate, find zeros, hash, write ─┐
+//!     ▲                                                                                                 │
+//!     └── every `checkpoint_every`: wait for the lane to empty, save the block map, sync ◄──────────────┘
 //!                                   and only then say the checkpoint
 //! ```
 //!
@@ -107,15 +107,25 @@ pub fn copy_disk(
         Some(_) => saved_map(writer.as_ref(), job)?,
         None => clean(writer.as_ref(), job)?,
     };
-    let task =
-        Task { writer: writer.as_ref(), disk: &job.disk.key, fresh: job.checkpoint.is_none() };
+    let blocks = reader.blocks();
+    // Who waits for a source needs no core: as many requests are on their way as the source is worth.
+    let threads = blocks.as_ref().map_or(bounds.threads, |blocks| match bounds.threads {
+        0 => 0,
+        threads => threads.max(blocks.in_flight()),
+    });
+    let task = Task {
+        writer: writer.as_ref(),
+        disk: &job.disk.key,
+        fresh: job.checkpoint.is_none(),
+        blocks: blocks.as_deref(),
+    };
     let lane = Lane::new(bounds.memory);
     let mut copy = Copy {
         job,
         reader,
         writer: writer.as_ref(),
         lane: &lane,
-        in_line: (bounds.threads == 0).then_some(task),
+        in_line: (threads == 0).then_some(task),
         map,
         touched: BTreeSet::new(),
         seen: BTreeMap::new(),
@@ -125,7 +135,7 @@ pub fn copy_disk(
     };
     thread::scope(|scope| {
         let _closed_at_the_end = lane.open();
-        for _ in 0..bounds.threads {
+        for _ in 0..threads {
             scope.spawn(|| lane.work(task));
         }
         copy.run(bounds.checkpoint_every, hear).map_err(|error| copy.with_need(error))

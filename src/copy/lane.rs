@@ -9,7 +9,7 @@ use crate::copy::tree::{LEAF_BYTES, LeafHash, is_zero};
 use crate::domain::id::DiskKey;
 use crate::domain::unit::Bytes;
 use crate::journal::record::Mend;
-use crate::port::{BlockWriter, Piece, PortError, Stored};
+use crate::port::{BlockWriter, Blocks, Piece, PortError, Stored};
 
 /// What a piece costs beyond its bytes, so that a lane of zeros is bounded, too.
 const PIECE_COST: u64 = 256;
@@ -23,6 +23,8 @@ pub(super) struct Task<'a> {
     pub(super) disk: &'a DiskKey,
     /// Whether the target reads as zeros where this copy wrote nothing.
     pub(super) fresh: bool,
+    /// Where unread pieces are read from.
+    pub(super) blocks: Option<&'a dyn Blocks>,
 }
 
 /// What became of pieces.
@@ -198,6 +200,12 @@ impl Task<'_> {
                 buffer
             }
             Stored::Zero => return self.zero(piece.offset, u64::from(piece.length)),
+            Stored::Unread => {
+                buffer.resize(usize::try_from(piece.length).expect("32 bits fit"), 0);
+                let blocks = self.blocks.expect("only readers with blocks return unread pieces");
+                blocks.read(piece.offset, buffer)?;
+                buffer
+            }
         };
         let mut outcome = Outcome::default();
         let leaf_bytes = usize::try_from(LEAF_BYTES).expect("64 KiB fit");
@@ -257,6 +265,7 @@ fn cost(piece: &Piece) -> u64 {
         + match &piece.stored {
             Stored::Raw(bytes) => length(bytes),
             Stored::Zlib(bytes) => length(bytes) + u64::from(piece.length),
+            Stored::Unread => u64::from(piece.length),
             Stored::Zero => 0,
         }
 }

@@ -178,7 +178,7 @@ fn plain(piece: &Piece) -> Vec<u8> {
             let mut decompressor = libdeflater::Decompressor::new();
             decompressor.zlib_decompress(stored, &mut bytes).unwrap();
         }
-        Stored::Zero => {}
+        Stored::Zero | Stored::Unread => {}
     }
     bytes
 }

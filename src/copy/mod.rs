@@ -6,6 +6,7 @@ pub mod frame;
 mod lane;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod plan;
 pub mod protocol;
 pub mod tree;
 pub mod worker;

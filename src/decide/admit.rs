@@ -156,7 +156,7 @@ pub(super) fn foreign_mark(input: &Input<'_>, vm: &Vm, again: bool) -> Option<Wa
 pub(super) fn room(vm: &Vm) -> Bytes {
     let of = |disk: &crate::domain::vm::Disk| match disk.format {
         DiskFormat::Empty => Bytes(0),
-        DiskFormat::StreamOptimized | DiskFormat::Unsupported(_) => {
+        DiskFormat::StreamOptimized | DiskFormat::Blocks | DiskFormat::Unsupported(_) => {
             disk.stored.unwrap_or(disk.capacity)
         }
     };

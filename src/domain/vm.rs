@@ -59,6 +59,8 @@ impl Checksum {
 pub enum DiskFormat {
     /// A stream-optimized VMDK, read forward only.
     StreamOptimized,
+    /// An image or a server that is read at any place; what it is stands in [`Disk::source`].
+    Blocks,
     /// An empty disk: the source describes it and stores nothing.
     Empty,
     /// Anything else, by the name that the source gives it.

@@ -180,10 +180,11 @@ impl<'a> DiskInput<'a> {
         };
         let format = match format {
             DiskFormat::StreamOptimized => "stream-optimized",
+            DiskFormat::Blocks => "blocks",
             DiskFormat::Empty => "empty",
             // An own name must not pass for a supported one.
             DiskFormat::Unsupported(name) => match name.as_str() {
-                "stream-optimized" | "empty" => "unsupported",
+                "stream-optimized" | "blocks" | "empty" => "unsupported",
                 name => name,
             },
         };

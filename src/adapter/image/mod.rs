@@ -1,5 +1,7 @@
 //! Disks as files: stream-optimized VMDKs inside of archives are read, raw files with a block map beside them are written.
 
+pub mod files;
+mod flat;
 mod raw;
 mod stream;
 mod vmdk;
@@ -44,6 +46,7 @@ impl Images for LocalImages {
                 let stored = StoredDisk::parse(&disk.source).map_err(damaged)?;
                 Ok(Box::new(stream::Stream::open(&self.confine, disk, stored, resume)?))
             }
+            DiskFormat::Blocks => files::reader(&self.confine, disk, resume),
             DiskFormat::Empty => Ok(Box::new(Nothing)),
             DiskFormat::Unsupported(name) => Err(PortError::lasting(
                 format!("disk {} is stored as `{name}`, which cannot be read", disk.key),

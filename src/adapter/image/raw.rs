@@ -39,7 +39,15 @@ impl RawDisk {
         disk: &LocalDisk,
         lock_wait: Duration,
     ) -> Result<Self, PortError> {
-        let path = path_of(disk);
+        Self::at(confine, path_of(disk), lock_wait)
+    }
+
+    /// Opens and locks the disk at a path, and `PATH.map` beside it.
+    pub(super) fn at(
+        confine: &Confine,
+        path: PathBuf,
+        lock_wait: Duration,
+    ) -> Result<Self, PortError> {
         let file =
             regular(File::from(confine.open(&path, OFlags::RDWR | OFlags::NONBLOCK)?), &path)?;
         lock(&file, &path, lock_wait)?;
@@ -168,7 +176,7 @@ fn write_all(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), 
     })
 }
 
-fn failed(what: &str, path: &Path, offset: Option<u64>, error: io::Error) -> PortError {
+pub(super) fn failed(what: &str, path: &Path, offset: Option<u64>, error: io::Error) -> PortError {
     let place = offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
     let text = format!("cannot {what} {}{place}: {error}", path.display());
     match error.kind() {

@@ -122,7 +122,7 @@ impl Fixture {
                     let inflated = Decompressor::new().zlib_decompress(&bytes, into);
                     assert_eq!(inflated, Ok(into.len()));
                 }
-                Stored::Zero => into.fill(0),
+                Stored::Zero | Stored::Unread => into.fill(0),
             }
             pieces += 1;
             if pieces % hop == 0 {

@@ -1,0 +1,393 @@
+//! `ferry copy`: the data plane alone, from one image to another.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use indicatif::ProgressBar;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::clock::SystemClock;
+use crate::adapter::confine::Confine;
+use crate::adapter::image::files::{Files, Format, source};
+use crate::cli::live::style;
+use crate::cli::log::screen;
+use crate::cli::{Exit, answer, explained, signals, tell, watched};
+use crate::copy::engine::{Bounds, Comparison, End, Flow, Heard, copy_disk, verify_disk};
+use crate::copy::protocol::DiskJob;
+use crate::domain::text::visible;
+use crate::domain::unit::{Bytes, lasting};
+use crate::domain::vm::{Disk, TargetDisk};
+use crate::journal::record::Checkpoint;
+use crate::manifest::document::Verify;
+use crate::port::Clock as _;
+
+/// Copies one disk image: sparse, hashed, and from where it stopped where it was stopped.
+///
+/// Reads raw files and block devices, qcow2, VMDK (sparse, flat, in several files, stream-optimized), a VMDK inside of an OVA
+/// (`web.ova/web-disk1.vmdk`) and NBD (`nbd://HOST:PORT/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`). Writes raw and qcow2.
+///
+/// The copy grows in `DST.part`, with what is known of it beside it, and takes its name once all of it is durable: the same
+/// command again goes on from the last checkpoint. Nothing that exists is replaced without `--force`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ferry copy web.ova/web-disk1.vmdk web.raw            a disk of an archive, without unpacking it
+  ferry copy --verify old.vmdk new.qcow2               reads the copy again and compares it
+  ferry copy 'nbd+unix:///?socket=/run/nbd' disk.raw   from a server on this machine
+  ferry copy --source-format raw /dev/vg0/db db.qcow2
+
+Exit codes:
+  0    the copy is whole and durable
+  1    an error
+  64   wrong usage
+  130  interrupted; the same command goes on")]
+pub(super) struct Arguments {
+    /// The disk that is read.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The file that is made.
+    #[arg(value_name = "DST")]
+    target: PathBuf,
+    /// How the source is stored, where the end of its name does not say it (`.raw`, `.img`, `.qcow2`, `.vmdk`): nothing is
+    /// guessed from its content.
+    #[arg(long, value_name = "FORMAT", value_parser = formats(&["raw", "qcow2", "vmdk"]))]
+    source_format: Option<Format>,
+    /// How the copy is stored, where the end of its name does not say it.
+    #[arg(long, value_name = "FORMAT", value_parser = formats(&["raw", "qcow2"]))]
+    target_format: Option<Format>,
+    /// Reads the copy again and compares it with the hashes of what was read.
+    #[arg(long)]
+    verify: bool,
+    /// Replaces what exists, and starts again where another copy stopped.
+    #[arg(long)]
+    force: bool,
+    /// How the answer is printed.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// How the answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// One line.
+    Text,
+    /// One object.
+    Json,
+}
+
+/// What is kept beside an unfinished copy.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// What is copied: another file of the same name is another disk.
+    disk: Disk,
+    /// How the copy is stored.
+    format: Format,
+    /// How far it came.
+    checkpoint: Option<Checkpoint>,
+}
+
+/// What a copy came to.
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    source: &'a str,
+    target: &'a Path,
+    /// What the guest sees.
+    capacity: Bytes,
+    /// Where an earlier copy stopped.
+    resumed_from: Bytes,
+    /// What is written, zeros left out.
+    written: Bytes,
+    /// The root of the hash tree.
+    root: String,
+    verified: bool,
+    seconds: f64,
+}
+
+/// Copies and prints what was copied.
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let Arguments { source: from, target, source_format, target_format, verify, force, output } =
+        arguments;
+    let format = target_format.or_else(|| Format::of(&target)).with_context(|| {
+        let name = visible(&target.display().to_string()).into_owned();
+        format!("the end of {name} tells no format … hint: `--target-format raw` or `qcow2`")
+    })?;
+    // A person names these files, no manifest does: everything that the person may open is allowed.
+    let confine = Confine::new([PathBuf::from("/")]);
+    let disk = source(&confine, &from, source_format).map_err(explained)?;
+    let place = Place::of(&target)?;
+    let mut kept = place.begin(&disk, format, force)?;
+    let files = Files::new(confine, format);
+    let stop = Arc::new(AtomicBool::new(false));
+    let heard = stop.clone();
+    signals::watch(move || heard.store(true, Ordering::SeqCst))?;
+    let mut screen = Screen::new(&disk, &target, stop);
+    let mut job = DiskJob {
+        disk: disk.clone(),
+        target: TargetDisk(place.part.to_string_lossy().into_owned()),
+        checkpoint: kept.checkpoint.clone(),
+        copied: None,
+    };
+    let resumed_from = kept.checkpoint.as_ref().map_or(Bytes(0), |checkpoint| checkpoint.done);
+    let bounds = Bounds { threads: cores(), memory: MEMORY, checkpoint_every: CHECKPOINT_EVERY };
+    let mut unsaved = None;
+    let end = copy_disk(&files, &job, bounds, &mut |heard| {
+        if let Heard::Checkpointed(checkpoint) = &heard {
+            kept.checkpoint = Some(checkpoint.clone());
+            if let Err(error) = place.keep(&kept) {
+                unsaved = Some(error);
+                return Flow::Stop;
+            }
+        }
+        screen.hear("copy", heard)
+    });
+    if let Some(error) = unsaved {
+        return Err(error);
+    }
+    let End::Copied { written, root } = end.map_err(explained)? else {
+        return Ok(screen.stopped());
+    };
+    job.checkpoint = None;
+    if verify {
+        screen.again();
+        let mut hear = |heard| screen.hear("verify", heard);
+        match verify_disk(&files, &job, &root, Verify::Full, &mut hear).map_err(explained)? {
+            Comparison::Equal => {}
+            Comparison::Stopped => return Ok(screen.stopped()),
+        }
+    }
+    place.finish()?;
+    let seconds = screen.finish().as_secs_f64();
+    let capacity = disk.capacity;
+    let (source, target) = (from.as_str(), target.as_path());
+    print(
+        &Done { source, target, capacity, resumed_from, written, root, verified: verify, seconds },
+        output,
+    );
+    Ok(Exit::Done)
+}
+
+/// The bound on pieces between source and copy.
+const MEMORY: Bytes = Bytes::mib(32);
+
+/// How much is copied between two checkpoints.
+const CHECKPOINT_EVERY: Bytes = Bytes::mib(512);
+
+fn formats(names: &'static [&'static str]) -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(names).map(|name| Format::named(&name).expect("a name of a format"))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
+fn print(done: &Done<'_>, output: Output) {
+    if output == Output::Json {
+        let json = serde_json::to_string_pretty(done).expect("plain fields always serialize");
+        answer(&format!("{json}\n"));
+        return;
+    }
+    let Done { target, capacity, resumed_from, written, root, verified, seconds, .. } = done;
+    let name = target.display().to_string();
+    let took = lasting(SignedDuration::try_from_secs_f64(*seconds).unwrap_or_default());
+    let resumed = match resumed_from.0 {
+        0 => String::new(),
+        _ => format!(", from {resumed_from} on"),
+    };
+    let verified = if *verified { ", read again and equal" } else { "" };
+    answer(&format!(
+        "{}  {capacity}, {written} written in {took}{resumed}{verified}\nroot  {root}\n",
+        visible(&name)
+    ));
+}
+
+/// The files of one copy: its name, where it grows, and what is kept beside it.
+struct Place {
+    target: PathBuf,
+    part: PathBuf,
+    map: PathBuf,
+    kept: PathBuf,
+}
+
+impl Place {
+    fn of(target: &Path) -> anyhow::Result<Self> {
+        let Some(name) = target.file_name() else {
+            bail!("{} names no file", target.display());
+        };
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let folder = fs::canonicalize(folder)
+            .with_context(|| format!("cannot open the folder {}", folder.display()))?;
+        let beside = |end: &str| {
+            let mut name = name.to_owned();
+            name.push(end);
+            folder.join(name)
+        };
+        Ok(Self {
+            target: beside(""),
+            part: beside(".part"),
+            map: beside(".part.map"),
+            kept: beside(".part.json"),
+        })
+    }
+
+    /// Makes the file that the copy grows in, or finds the one that it stopped in.
+    fn begin(&self, disk: &Disk, format: Format, force: bool) -> anyhow::Result<Kept> {
+        let name = self.target.display();
+        let stands = fs::symlink_metadata(&self.target);
+        match stands.as_ref().map(fs::Metadata::is_file) {
+            Ok(true) if !force => {
+                bail!("{name} exists … hint: name another file, or replace it with `--force`")
+            }
+            Ok(false) => bail!("{name} is no file … hint: name a file that does not exist yet"),
+            Ok(true) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => bail!("cannot look at {name}: {error}"),
+        }
+        let fresh = Kept { disk: disk.clone(), format, checkpoint: None };
+        if !force && let Some(kept) = self.earlier()? {
+            if (&kept.disk, kept.format) == (disk, format) {
+                return Ok(kept);
+            }
+            bail!(
+                "{} holds a part of another disk, or of this one before it changed … hint: `--force` starts again",
+                self.part.display()
+            );
+        }
+        for path in [&self.part, &self.map, &self.kept] {
+            remove(path)?;
+        }
+        Files::make(&self.part, disk.capacity, format).map_err(explained)?;
+        self.keep(&fresh)?;
+        Ok(fresh)
+    }
+
+    /// Returns what an earlier copy kept. Without the file that it grew in there is nothing to go on with.
+    fn earlier(&self) -> anyhow::Result<Option<Kept>> {
+        if !self.part.exists() {
+            return Ok(None);
+        }
+        let text = match fs::read(&self.kept) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+                "{} exists and nothing tells whose copy it is … hint: `--force` starts again",
+                self.part.display()
+            ),
+            Err(error) => bail!("cannot read {}: {error}", self.kept.display()),
+        };
+        let kept = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is damaged … hint: `--force` starts again", self.kept.display())
+        })?;
+        Ok(Some(kept))
+    }
+
+    /// Writes down how far the copy came, whole or not at all.
+    fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
+        let new = self.kept.with_extension("new");
+        let written = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec(kept)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.kept)?;
+            self.sync_folder()
+        };
+        written().with_context(|| format!("cannot write {}", self.kept.display()))
+    }
+
+    /// Gives the copy, which is durable, its name.
+    fn finish(&self) -> anyhow::Result<()> {
+        let named = fs::rename(&self.part, &self.target).and_then(|()| self.sync_folder());
+        named.with_context(|| format!("cannot name the copy {}", self.target.display()))?;
+        remove(&self.kept)?;
+        remove(&self.map)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.target.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A bar where a person watches, else a line from time to time.
+struct Screen {
+    clock: SystemClock,
+    began: SignedDuration,
+    told: SignedDuration,
+    /// Where this copy, or the comparison after it, began.
+    first: Option<u64>,
+    total: Bytes,
+    bar: Option<ProgressBar>,
+    stop: Arc<AtomicBool>,
+}
+
+/// How often a line tells how far a copy is.
+const TELL_EVERY: SignedDuration = SignedDuration::from_secs(10);
+
+impl Screen {
+    fn new(disk: &Disk, target: &Path, stop: Arc<AtomicBool>) -> Self {
+        let clock = SystemClock::start();
+        let began = clock.elapsed();
+        let bar = watched().then(|| {
+            let bar = screen().add(ProgressBar::new(disk.capacity.0).with_style(style(16)));
+            let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            bar.with_prefix(visible(&name).into_owned())
+        });
+        Self { clock, began, told: began, first: None, total: disk.capacity, bar, stop }
+    }
+
+    fn hear(&mut self, stage: &'static str, heard: Heard) -> Flow {
+        if let Heard::Progress(done) = heard {
+            let first = *self.first.get_or_insert(done.0);
+            if let Some(bar) = &self.bar {
+                bar.set_message(stage);
+                bar.set_position(done.0);
+            } else if self.clock.elapsed() - self.told >= TELL_EVERY {
+                self.told = self.clock.elapsed();
+                tell(&self.line(stage, done, first));
+            }
+        }
+        if self.stop.load(Ordering::SeqCst) { Flow::Stop } else { Flow::Continue }
+    }
+
+    /// Says how far it is, how fast, and how long the rest takes at that pace.
+    fn line(&self, stage: &str, done: Bytes, first: u64) -> String {
+        let seconds = (self.clock.elapsed() - self.began).as_secs().max(1);
+        let pace = done.0.saturating_sub(first) / u64::try_from(seconds).unwrap_or(1);
+        let left = self.total.0.saturating_sub(done.0).checked_div(pace);
+        let left = left.and_then(|left| i64::try_from(left).ok()).map(SignedDuration::from_secs);
+        let left = left.map(|left| format!(", {} left", lasting(left))).unwrap_or_default();
+        format!("{stage}  {done} of {}, {}/s{left}", self.total, Bytes(pace))
+    }
+
+    /// Begins with the next stage.
+    fn again(&mut self) {
+        self.first = None;
+    }
+
+    fn stopped(&self) -> Exit {
+        self.finish();
+        tell("stopped: the same command goes on from here");
+        Exit::Interrupted
+    }
+
+    fn finish(&self) -> SignedDuration {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.clock.elapsed() - self.began
+    }
+}
