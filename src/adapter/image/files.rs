@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::confine::Confine;
 use crate::adapter::image::flat;
-use crate::adapter::image::raw::{RawDisk, failed};
+use crate::adapter::image::locked::failed;
+use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
 use crate::adapter::image::{LOCK_WAIT, LocalImages, damaged};
 use crate::adapter::location::{BlocksDisk, Stamp, StoredDisk};

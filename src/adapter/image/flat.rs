@@ -9,7 +9,7 @@ use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::adapter::confine::Confine;
-use crate::adapter::image::raw::failed;
+use crate::adapter::image::locked::failed;
 use crate::extent::{Content, Extent};
 use crate::port::{Blocks, PortError};
 

@@ -1,15 +1,19 @@
 //! Real files.
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
 use super::*;
 use crate::adapter::image::LocalImages;
+use crate::adapter::image::locked::write_all;
 use crate::adapter::image::vmdk_write::write_stream_optimized;
 use crate::adapter::location::{Stamp, StoredDisk};
 use crate::copy::engine::{Bounds, Comparison, End, Flow, copy_disk, verify_disk};
 use crate::copy::protocol::DiskJob;
 use crate::domain::id::{DiskKey, TargetName, Token};
+use crate::domain::unit::Bytes;
 use crate::domain::vm::{Checksum, Disk, DiskFormat};
+use crate::journal::record::{Disposition, Mend};
 use crate::manifest::document::Verify;
 use crate::port::Images;
 
@@ -148,15 +152,8 @@ fn a_sync_that_failed_never_succeeds_again() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let pipe = || File::from(std::os::fd::OwnedFd::from(writer.try_clone().unwrap()));
     let (disk, map) = (pipe(), tempfile::tempfile().unwrap());
-    let mut raw = RawDisk {
-        path: "disk".into(),
-        disk,
-        map_path: "map".into(),
-        map,
-        failed: AtomicBool::new(false),
-    };
+    let raw = RawDisk { files: LockedDisk::of("disk".into(), disk, "map".into(), map) };
     assert!(raw.sync().unwrap_err().fault.text.contains("cannot sync disk: Invalid argument"));
-    raw.disk = tempfile::tempfile().unwrap();
     assert!(raw.sync().unwrap_err().fault.text.contains("an earlier sync failed"));
 }
 

@@ -1,0 +1,15 @@
+//! QEMU's qcow2 (QEMU's `docs/interop/qcow2.txt`; what QEMU's `block/qcow2*.c` make of it where the text is silent): disks
+//! in single files, read at any place and written. The reader and the writer are our own: `imago`, the one crate for it, is
+//! asynchronous, opens the files that an image names, and bounds neither time nor memory on hostile images.
+
+mod layout;
+mod read;
+
+#[cfg_attr(
+    not(all(test, feature = "peers")),
+    expect(unused_imports, reason = "no location names a qcow2 yet")
+)]
+pub(super) use read::Qcow2;
+
+#[cfg(all(test, feature = "peers"))]
+mod peers;
