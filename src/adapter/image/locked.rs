@@ -131,16 +131,22 @@ impl LockedDisk {
         Ok(())
     }
 
+    /// Fails after a sync that failed.
+    pub(super) fn usable(&self) -> Result<(), PortError> {
+        if self.failed.load(Ordering::SeqCst) {
+            let lost = io::Error::other("an earlier sync failed");
+            return Err(failed("sync", &self.path, None, lost));
+        }
+        Ok(())
+    }
+
     /// Makes every later sync fail: a part of what belongs together may not be written.
     pub(super) fn give_up(&self) {
         self.failed.store(true, Ordering::SeqCst);
     }
 
     fn sync_file(&self, file: &File, path: &Path) -> Result<(), PortError> {
-        if self.failed.load(Ordering::SeqCst) {
-            let lost = io::Error::other("an earlier sync failed");
-            return Err(failed("sync", &self.path, None, lost));
-        }
+        self.usable()?;
         fdatasync(file).map_err(|error| {
             self.give_up();
             failed("sync", path, None, error.into())

@@ -277,3 +277,25 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes of a slice"))
 }
+
+/// The bytes of a cluster of the images that are written: a leaf of the block map, so that nothing is copied on write.
+pub(super) const CLUSTER_BYTES: usize = 64 << 10;
+
+/// The order of the refcounts of the images that are written: 16 bits.
+pub(super) const REFCOUNT_ORDER: u32 = 4;
+
+/// Makes the header of an image that is written: version 3, no features, one cluster of places of refcount blocks.
+pub(super) fn new_header(capacity: u64, l1: u64, l1_entries: u32, refcounts: u64) -> Vec<u8> {
+    let mut header = b"QFI\xfb\0\0\0\x03".to_vec();
+    header.resize(HEADER_BYTES_V3, 0);
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(20, &CLUSTER_BYTES.ilog2().to_be_bytes());
+    put(24, &capacity.to_be_bytes());
+    put(36, &l1_entries.to_be_bytes());
+    put(40, &l1.to_be_bytes());
+    put(48, &refcounts.to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(96, &REFCOUNT_ORDER.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    header
+}

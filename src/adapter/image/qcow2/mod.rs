@@ -2,14 +2,18 @@
 //! in single files, read at any place and written. The reader and the writer are our own: `imago`, the one crate for it, is
 //! asynchronous, opens the files that an image names, and bounds neither time nor memory on hostile images.
 
+mod clusters;
 mod layout;
 mod read;
+mod tables;
+mod write;
 
 #[cfg_attr(
     not(all(test, feature = "peers")),
     expect(unused_imports, reason = "no location names a qcow2 yet")
 )]
-pub(super) use read::Qcow2;
+pub(super) use {read::Qcow2, write::Qcow2Disk};
 
-#[cfg(all(test, feature = "peers"))]
+#[cfg(feature = "peers")]
+#[cfg(test)]
 mod peers;

@@ -1,14 +1,15 @@
-//! What QEMU makes is read, and what QEMU and we both read is the same.
+//! What QEMU makes is read, what QEMU and we both read is the same, and what we make is whole for QEMU.
 
 #![expect(clippy::disallowed_methods, reason = "the peer is another program")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use super::Qcow2;
+use super::{Qcow2, Qcow2Disk};
 use crate::adapter::confine::Confine;
-use crate::port::Blocks;
+use crate::port::{BlockWriter, Blocks};
 
 const LEAF: usize = 64 << 10;
 
@@ -173,4 +174,91 @@ fn damaged_is_the_same(bench: &Bench, image: &[u8], seed: u64) -> bool {
     let theirs = fs::read(bench.at("damaged.raw")).unwrap();
     assert!(ours == theirs, "seed {seed}");
     true
+}
+
+/// Checks an image: the answer is 0 where it is whole, 3 where clusters are lost, 2 where it is corrupt.
+pub(super) fn check(path: &Path) -> Option<i32> {
+    let mut command = Command::new("qemu-img");
+    command.args(["check", "-q", "-f", "qcow2"]).arg(path).output().unwrap().status.code()
+}
+
+impl Bench {
+    fn open(&self) -> Qcow2Disk {
+        let path = self.at("made.qcow2");
+        Qcow2Disk::open(&self.confine(), path, Duration::from_secs(10)).unwrap()
+    }
+
+    fn create(&self, capacity: u64) {
+        let path = self.at("made.qcow2");
+        Qcow2Disk::create(&self.confine(), &path, capacity, Duration::from_secs(10)).unwrap();
+    }
+
+    /// QEMU finds nothing wrong and sees the raw disk.
+    fn compare(&self) {
+        self.tell(&["check", "-f", "qcow2", "made.qcow2"]);
+        self.tell(&["compare", "-f", "raw", "-F", "qcow2", "disk.raw", "made.qcow2"]);
+    }
+}
+
+#[test]
+fn what_is_written_is_whole_and_the_same_for_qemu() {
+    let mut expected = disk();
+    let bench = Bench::new(&expected);
+    let capacity = u64::try_from(expected.len()).unwrap();
+    bench.create(capacity);
+    assert_eq!(check(&bench.at("made.qcow2")), Some(0));
+    {
+        let writer = bench.open();
+        writer.zero(0, capacity).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (writer, expected) = (&writer, &expected);
+                scope.spawn(move || {
+                    let pieces = (0..).step_by(4 * LEAF).zip(expected.chunks(4 * LEAF));
+                    for (at, piece) in pieces.skip(thread).step_by(3) {
+                        if piece.iter().any(|byte| *byte != 0) {
+                            writer.write(at, piece).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        writer.sync().unwrap();
+    }
+    bench.compare();
+    // A later round, by another handle: a part is zeroed, a part is new.
+    {
+        let writer = bench.open();
+        expected[3 * LEAF..40 * LEAF].fill(0);
+        writer.zero(u64::try_from(3 * LEAF).unwrap(), u64::try_from(37 * LEAF).unwrap()).unwrap();
+        expected[90 * LEAF..130 * LEAF].fill(9);
+        writer.write(u64::try_from(90 * LEAF).unwrap(), &expected[90 * LEAF..130 * LEAF]).unwrap();
+        writer.sync().unwrap();
+    }
+    fs::write(bench.at("disk.raw"), &expected).unwrap();
+    bench.compare();
+    assert!(bench.read("made.qcow2").unwrap() == expected);
+}
+
+#[test]
+fn the_largest_disk_is_whole_and_the_same_for_qemu() {
+    let bench = Bench::new(&[]);
+    let capacity = 8 << 40;
+    fs::File::options()
+        .write(true)
+        .open(bench.at("disk.raw"))
+        .and_then(|raw| raw.set_len(capacity))
+        .unwrap();
+    bench.create(capacity);
+    let raw = fs::File::options().write(true).open(bench.at("disk.raw")).unwrap();
+    {
+        let writer = bench.open();
+        for place in [0, (512 << 20) - (64 << 10), 3 << 40, capacity - (128 << 10)] {
+            let data = vec![u8::try_from(place % 251).unwrap() | 1; 2 * LEAF];
+            writer.write(place, &data).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&raw, &data, place).unwrap();
+        }
+        writer.sync().unwrap();
+    }
+    bench.compare();
 }

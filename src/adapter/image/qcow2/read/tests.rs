@@ -125,10 +125,25 @@ fn refusal(image: &[u8]) -> String {
     text[place..].to_owned()
 }
 
-fn check(change: impl FnOnce(&mut Vec<u8>), expected: Expect) {
-    let (mut image, _) = image(3, 16, 3 << 16, &[(0, Kind::Data), (2, Kind::Compressed)]);
-    change(&mut image);
-    expected.assert_eq(&refusal(&image));
+/// What happens to an image.
+type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+
+/// Makes each change to an image that is whole, and lists what it is refused with.
+fn check(changes: &[Change<'_>], expected: Expect) {
+    let (whole, _) = image(3, 16, 3 << 16, &[(0, Kind::Data), (2, Kind::Compressed)]);
+    let refusals = changes.iter().map(|change| {
+        let mut image = whole.clone();
+        change(&mut image);
+        refusal(&image) + "\n"
+    });
+    expected.assert_eq(&refusals.collect::<String>());
+}
+
+/// Appends a stream and makes it the first cluster.
+fn put_stream(image: &mut Vec<u8>, length: usize) {
+    let place = image.len();
+    image.extend(deflate(&vec![7; length]));
+    put64(image, L2, (1 << 62) | u64::try_from(place).unwrap());
 }
 
 /// Where [`check`]'s image has its L1 and its L2 table.
@@ -209,247 +224,118 @@ fn answers_about_extents_are_bounded() {
 
 #[test]
 fn what_is_no_plain_qcow2_is_refused() {
+    let compression = |image: &mut Vec<u8>, kind| {
+        (image[79], image[103], image[104]) = (8, 112, kind);
+    };
+    let backing = |image: &mut Vec<u8>| {
+        put64(image, 8, 300);
+        image[19] = 8;
+        image[300..308].copy_from_slice(b"ba\x1b\xffraw\n");
+    };
+    let hostile_backing = |image: &mut Vec<u8>| {
+        put64(image, 8, u64::MAX);
+        image[16..20].fill(0xff);
+    };
     check(
-        |image| image.truncate(71),
-        expect![
-            "disk.qcow2 at byte 0: it is shorter than the header of a qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
+        &[
+            &|image| image.truncate(71),
+            &|image| image.truncate(90),
+            &|image| image[..4].copy_from_slice(b"KDMV"),
+            &|image| image[7] = 4,
+            &backing,
+            &hostile_backing,
+            &|image| image[35] = 1,
+            &|image| image[35] = 2,
+            &|image| image[35] = 9,
+            &|image| image[79] = 2,
+            &|image| image[79] = 4,
+            &|image| image[79] = 16,
+            &|image| image[79] = 32,
+            &|image| compression(image, 1),
+            &|image| compression(image, 7),
         ],
-    );
-    check(
-        |image| image.truncate(90),
-        expect![
-            "disk.qcow2 at byte 0: it is shorter than the header of a qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[..4].copy_from_slice(b"KDMV"),
-        expect![[
-            r#"disk.qcow2 at byte 0: it starts with `KDMV` instead of `QFI\xfb`: it is no qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"#
-        ]],
-    );
-    check(
-        |image| image[7] = 4,
-        expect![
-            "disk.qcow2 at byte 4: version 4 of the format is unknown, 2 and 3 are read … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| {
-            put64(image, 8, 300);
-            image[19] = 8;
-            image[300..308].copy_from_slice(b"ba\x1b\xffraw\n");
-        },
-        expect![[
-            r#"disk.qcow2 at byte 8: it holds only the differences from the backing file `ba\u{1b}�raw\n` … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"#
-        ]],
-    );
-    check(
-        |image| {
-            put64(image, 8, u64::MAX);
-            image[16..20].fill(0xff);
-        },
-        expect![
-            "disk.qcow2 at byte 8: it holds only the differences from the backing file `` … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[35] = 1,
-        expect![
-            "disk.qcow2 at byte 32: it is encrypted (AES) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[35] = 2,
-        expect![
-            "disk.qcow2 at byte 32: it is encrypted (LUKS) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[35] = 9,
-        expect![
-            "disk.qcow2 at byte 32: it is encrypted by the unknown method 9 … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[79] = 2,
-        expect![
-            "disk.qcow2 at byte 72: QEMU marked it as corrupt … hint: repair a copy of it with `qemu-img check -r all`, and check what it holds"
-        ],
-    );
-    check(
-        |image| image[79] = 4,
-        expect![
-            "disk.qcow2 at byte 72: its data lies in a second file (`data_file`) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[79] = 16,
-        expect![
-            "disk.qcow2 at byte 72: it has subclusters (`extended_l2`) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| image[79] = 32,
-        expect![
-            "disk.qcow2 at byte 72: it needs features that are unknown (bits 0x20) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| (image[79], image[103], image[104]) = (8, 112, 1),
-        expect![
-            "disk.qcow2 at byte 104: it is compressed with zstd … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`"
-        ],
-    );
-    check(
-        |image| (image[79], image[103], image[104]) = (8, 112, 7),
-        expect![
-            "disk.qcow2 at byte 104: compression type 7 with feature bits 0x8 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
+        expect![[r#"
+            disk.qcow2 at byte 0: it is shorter than the header of a qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 0: it is shorter than the header of a qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 0: it starts with `KDMV` instead of `QFI\xfb`: it is no qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 4: version 4 of the format is unknown, 2 and 3 are read … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 8: it holds only the differences from the backing file `ba\u{1b}�raw\n` … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 8: it holds only the differences from the backing file `` … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 32: it is encrypted (AES) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 32: it is encrypted (LUKS) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 32: it is encrypted by the unknown method 9 … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 72: QEMU marked it as corrupt … hint: repair a copy of it with `qemu-img check -r all`, and check what it holds
+            disk.qcow2 at byte 72: its data lies in a second file (`data_file`) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 72: it has subclusters (`extended_l2`) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 72: it needs features that are unknown (bits 0x20) … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 104: it is compressed with zstd … hint: make a plain image of it: `qemu-img convert -O qcow2 OLD NEW`
+            disk.qcow2 at byte 104: compression type 7 with feature bits 0x8 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+        "#]],
     );
 }
 
 #[test]
-fn hostile_numbers_are_refused_with_their_place() {
+fn hostile_headers_are_refused_with_their_place() {
     check(
-        |image| image[103] = 96,
-        expect![
-            "disk.qcow2 at byte 100: a header of 96 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
+        &[
+            &|image| image[103] = 96,
+            &|image| image[23] = 8,
+            &|image| image[23] = 22,
+            &|image| image[31] = 1,
+            &|image| image[24..30].fill(0xff),
+            &|image| image[39] = 0,
+            &|image| image[36] = 0xff,
+            &|image| image[47] = 1,
+            &|image| put64(image, 40, 0xffff_ffff_ffff_0000),
         ],
+        expect![[r#"
+            disk.qcow2 at byte 100: a header of 96 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 20: clusters of 2^8 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 20: clusters of 2^22 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 24: a capacity of 196609 bytes: no sectors … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 36: an L1 table of 1 entries for 18446744073709486080 bytes: 34359738368 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 36: an L1 table of 0 entries for 196608 bytes: 1 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 36: an L1 table of 4278190081 entries for 196608 bytes: 1 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 40: an L1 table at byte 65537: not at a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 18446744073709486080: its L1 table of 8 bytes ends behind the file's 262722 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+        "#]],
     );
+}
+
+#[test]
+fn hostile_tables_and_streams_are_refused_with_their_place() {
     check(
-        |image| image[23] = 8,
-        expect![
-            "disk.qcow2 at byte 20: clusters of 2^8 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
+        &[
+            &|image| put64(image, L1, 2),
+            &|image| put64(image, L1, 0x200),
+            &|image| put64(image, L1, 0x7fff_0000_0000),
+            &|image| put64(image, L2, 2),
+            &|image| put64(image, L2, 1 << 61),
+            &|image| put64(image, L2, 0x200),
+            &|image| put64(image, L2, 0x00ff_ffff_ffff_0000),
+            &|image| (image[7], image[L2 + 7]) = (2, 1),
+            &|image| put64(image, L2, (1 << 62) | 0xffff_ffff),
+            &|image| put64(image, L2, (1 << 62) | 3),
+            &|image| put_stream(image, 65_535),
+            &|image| put_stream(image, 65_537),
+            // A transfer that was cut off.
+            &|image| image.truncate((4 << 16) - 1),
         ],
-    );
-    check(
-        |image| image[23] = 22,
-        expect![
-            "disk.qcow2 at byte 20: clusters of 2^22 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[31] = 1,
-        expect![
-            "disk.qcow2 at byte 24: a capacity of 196609 bytes: no sectors … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[24..30].fill(0xff),
-        expect![
-            "disk.qcow2 at byte 36: an L1 table of 1 entries for 18446744073709486080 bytes: 34359738368 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[39] = 0,
-        expect![
-            "disk.qcow2 at byte 36: an L1 table of 0 entries for 196608 bytes: 1 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[36] = 0xff,
-        expect![
-            "disk.qcow2 at byte 36: an L1 table of 4278190081 entries for 196608 bytes: 1 are needed, at most 4194304 read … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| image[47] = 1,
-        expect![
-            "disk.qcow2 at byte 40: an L1 table at byte 65537: not at a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, 40, 0xffff_ffff_ffff_0000),
-        expect![
-            "disk.qcow2 at byte 18446744073709486080: its L1 table of 8 bytes ends behind the file's 262722 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L1, 2),
-        expect![
-            "disk.qcow2 at byte 65536: an L1 entry 0x2 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L1, 0x200),
-        expect![
-            "disk.qcow2 at byte 65536: an L2 table at byte 512: not at a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L1, 0x7fff_0000_0000),
-        expect![
-            "disk.qcow2 at byte 140733193388032: an L2 table ends behind the file's 262722 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, 2),
-        expect![
-            "disk.qcow2 at byte 131072: an L2 entry 0x2 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, 1 << 61),
-        expect![
-            "disk.qcow2 at byte 131072: an L2 entry 0x2000000000000000 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, 0x200),
-        expect![
-            "disk.qcow2 at byte 131072: a cluster at byte 512: not at a multiple of its size … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, 0x00ff_ffff_ffff_0000),
-        expect![
-            "disk.qcow2 at byte 72057594037862400: data ends behind the file's 262722 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| (image[7], image[L2 + 7]) = (2, 1),
-        expect![
-            "disk.qcow2 at byte 131072: an L2 entry 0x30001 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, (1 << 62) | 0xffff_ffff),
-        expect![
-            "disk.qcow2 at byte 4294967295: a compressed cluster stands behind the file's 262722 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| put64(image, L2, (1 << 62) | 3),
-        expect![
-            "disk.qcow2 at byte 3: a compressed cluster inflates to 1 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| {
-            let place = image.len();
-            image.extend(deflate(&[7; 65_535]));
-            put64(image, L2, (1 << 62) | u64::try_from(place).unwrap());
-        },
-        expect![
-            "disk.qcow2 at byte 262722: a compressed cluster inflates to 65535 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    check(
-        |image| {
-            let place = image.len();
-            image.extend(deflate(&[7; 65_537]));
-            put64(image, L2, (1 << 62) | u64::try_from(place).unwrap());
-        },
-        expect![
-            "disk.qcow2 at byte 262722: a compressed cluster inflates to more than a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
-    );
-    // A transfer that was cut off.
-    check(
-        |image| image.truncate((4 << 16) - 1),
-        expect![
-            "disk.qcow2 at byte 196608: data ends behind the file's 262143 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it"
-        ],
+        expect![[r#"
+            disk.qcow2 at byte 65536: an L1 entry 0x2 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 65536: an L2 table at byte 512: not at a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 140733193388032: an L2 table ends behind the file's 262722 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 131072: an L2 entry 0x2 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 131072: an L2 entry 0x2000000000000000 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 131072: a cluster at byte 512: not at a multiple of its size … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 72057594037862400: data ends behind the file's 262722 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 131072: an L2 entry 0x30001 with reserved bits … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 4294967295: a compressed cluster stands behind the file's 262722 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 3: a compressed cluster inflates to 1 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 262722: a compressed cluster inflates to 65535 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 262722: a compressed cluster inflates to more than a cluster … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+            disk.qcow2 at byte 196608: data ends behind the file's 262143 bytes … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
+        "#]],
     );
 }
 
