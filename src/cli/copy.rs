@@ -122,7 +122,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let confine = Confine::new([PathBuf::from("/")]);
     let disk = source(&confine, &from, source_format).map_err(explained)?;
     let place = Place::of(&target)?;
-    let mut kept = place.begin(&disk, format, force)?;
+    let mut kept = place.begin(&confine, &disk, format, force)?;
     let files = Files::new(confine, format);
     let stop = Arc::new(AtomicBool::new(false));
     let heard = stop.clone();
@@ -238,7 +238,13 @@ impl Place {
     }
 
     /// Makes the file that the copy grows in, or finds the one that it stopped in.
-    fn begin(&self, disk: &Disk, format: Format, force: bool) -> anyhow::Result<Kept> {
+    fn begin(
+        &self,
+        confine: &Confine,
+        disk: &Disk,
+        format: Format,
+        force: bool,
+    ) -> anyhow::Result<Kept> {
         let name = self.target.display();
         let stands = fs::symlink_metadata(&self.target);
         match stands.as_ref().map(fs::Metadata::is_file) {
@@ -263,7 +269,7 @@ impl Place {
         for path in [&self.part, &self.map, &self.kept] {
             remove(path)?;
         }
-        Files::make(&self.part, disk.capacity, format).map_err(explained)?;
+        Files::make(confine, &self.part, disk.capacity, format).map_err(explained)?;
         self.keep(&fresh)?;
         Ok(fresh)
     }

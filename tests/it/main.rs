@@ -6,6 +6,7 @@
 mod canary;
 mod codes;
 mod commands;
+mod copy;
 mod course;
 mod dependencies;
 #[cfg(feature = "peers")]

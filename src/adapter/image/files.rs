@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::confine::Confine;
 use crate::adapter::image::flat;
 use crate::adapter::image::locked::failed;
+use crate::adapter::image::qcow2::{Qcow2, Qcow2Disk};
 use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
 use crate::adapter::image::{LOCK_WAIT, LocalImages, damaged};
@@ -71,12 +72,18 @@ impl Files {
     }
 
     /// Makes the file that is written: a disk of zeros.
-    pub fn make(path: &Path, capacity: Bytes, format: Format) -> Result<(), PortError> {
+    pub fn make(
+        confine: &Confine,
+        path: &Path,
+        capacity: Bytes,
+        format: Format,
+    ) -> Result<(), PortError> {
         match format {
             Format::Raw => File::create_new(path)
                 .and_then(|file| file.set_len(capacity.0).and_then(|()| file.sync_all()))
                 .map_err(|error| failed("make", path, None, error)),
-            Format::Qcow2 | Format::Vmdk => Err(unwritten(format)),
+            Format::Qcow2 => Qcow2Disk::create(confine, path, capacity.0, LOCK_WAIT),
+            Format::Vmdk => Err(unwritten(format)),
         }
     }
 }
@@ -84,7 +91,7 @@ impl Files {
 fn unwritten(format: Format) -> PortError {
     PortError::lasting(
         format!("disks are not written as {}", format.name()),
-        "name a file that ends in `.raw`",
+        "name a file that ends in `.raw` or `.qcow2`",
         Mend::Person,
     )
 }
@@ -98,7 +105,8 @@ impl Images for Files {
         let path = PathBuf::from(&disk.0);
         match self.format {
             Format::Raw => Ok(Box::new(RawDisk::at(&self.confine, path, LOCK_WAIT)?)),
-            Format::Qcow2 | Format::Vmdk => Err(unwritten(self.format)),
+            Format::Qcow2 => Ok(Box::new(Qcow2Disk::open(&self.confine, path, LOCK_WAIT)?)),
+            Format::Vmdk => Err(unwritten(self.format)),
         }
     }
 }
@@ -160,7 +168,8 @@ pub(super) fn reader(
 fn image(confine: &Confine, path: &Path, format: Format) -> Result<Box<dyn Blocks>, PortError> {
     match format {
         Format::Raw => Ok(Box::new(flat::open(confine, path)?)),
-        Format::Qcow2 | Format::Vmdk => Err(unwritten(format)),
+        Format::Qcow2 => Ok(Box::new(Qcow2::open(confine, path)?)),
+        Format::Vmdk => Err(unwritten(format)),
     }
 }
 

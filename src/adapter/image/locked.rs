@@ -205,6 +205,11 @@ pub(super) fn failed(what: &str, path: &Path, offset: Option<u64>, error: io::Er
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             PortError::lasting(text, "make room on the target's file system", Mend::Space(Bytes(0)))
         }
+        io::ErrorKind::NotFound => PortError::lasting(
+            text,
+            "check the name, and that the file is still there",
+            Mend::Person,
+        ),
         io::ErrorKind::FileTooLarge => PortError::lasting(
             text,
             "raise the process's limit on file sizes, or use a file system with larger files",

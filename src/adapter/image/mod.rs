@@ -3,7 +3,6 @@
 pub mod files;
 mod flat;
 mod locked;
-#[cfg_attr(not(test), expect(dead_code, reason = "no location names a qcow2 yet"))]
 mod qcow2;
 mod raw;
 mod stream;

@@ -8,10 +8,6 @@ mod read;
 mod tables;
 mod write;
 
-#[cfg_attr(
-    not(all(test, feature = "peers")),
-    expect(unused_imports, reason = "no location names a qcow2 yet")
-)]
 pub(super) use {read::Qcow2, write::Qcow2Disk};
 
 #[cfg(feature = "peers")]
