@@ -18,7 +18,8 @@ fn patterned(sandbox: &Sandbox, name: &str, mib: u64) {
     let file = File::create(sandbox.path(name)).unwrap();
     file.set_len(mib * MIB).unwrap();
     for number in (0..mib).step_by(4) {
-        let bytes: Vec<u8> = (0..300_000_u32).map(|at| (at / 7 % 251) as u8 ^ 0x5a).collect();
+        let bytes: Vec<u8> =
+            (0..300_000).map(|at| u8::try_from(at / 7 % 251).unwrap() ^ 0x5a).collect();
         file.write_all_at(&bytes, number * MIB + number * 13 % 4096).unwrap();
     }
 }
@@ -75,7 +76,7 @@ fn a_disk_is_read_inside_of_an_archive() {
     let missing = sandbox.ferry(["copy", &inside("other.vmdk"), "a.raw"]).expect(1);
     let (_, names) =
         missing.stderr.split_once("it holds no `other.vmdk` … hint: it holds ").unwrap();
-    let disk = names.trim().split(", ").find(|name| name.ends_with(".vmdk")).unwrap();
+    let disk = names.trim().split(", ").find(|name| name.contains("disk")).unwrap();
     let ran = sandbox.ferry(["copy", &inside(disk), "a.raw", "--output", "json"]).expect(0);
     let again = sandbox.ferry(["copy", "a.raw", "b.raw", "--output", "json"]).expect(0);
     assert_eq!(root(&ran), root(&again));

@@ -359,6 +359,7 @@ fn disks_that_are_not_read_yet_say_what_they_are() {
         match source.observe(&site).unwrap().vms[0].disks[0].format.clone() {
             DiskFormat::Unsupported(name) => name,
             DiskFormat::StreamOptimized => "streamOptimized".to_owned(),
+            DiskFormat::Blocks => "blocks".to_owned(),
             DiskFormat::Empty => "empty".to_owned(),
         }
     };
