@@ -1,29 +1,115 @@
-//! Raw bytes: files with holes, and block devices.
+//! Raw bytes: a file or a block device that holds a disk as the guest sees it.
 
 use std::fs::File;
-use std::io::{self, Seek as _};
-use std::os::unix::fs::FileExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::adapter::confine::Confine;
-use crate::adapter::image::locked::failed;
 use crate::extent::{Content, Extent};
+use crate::journal::record::Mend;
 use crate::port::{Blocks, PortError};
 
+/// How many extents one call tells at most: 96 KiB of them, and a call for each is still far cheaper than reading them.
+pub(super) const EXTENTS_MAX: usize = 4096;
+
+/// How many reads of a file are worth having on their way at once: enough to keep a disk busy.
+pub(super) const IN_FLIGHT: usize = 4;
+
+/// A disk whose bytes are those of a file.
+#[derive(Debug)]
 pub(super) struct RawImage {
     path: PathBuf,
     file: File,
     size: u64,
+    device: bool,
+    identity: (u64, u64),
 }
 
+/// Opens a regular file or a block device. What it holds is never guessed at.
 pub(super) fn open(confine: &Confine, path: &Path) -> Result<RawImage, PortError> {
-    let mut file = File::from(confine.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
-    let size =
-        file.seek(io::SeekFrom::End(0)).map_err(|error| failed("read", path, None, error))?;
-    Ok(RawImage { path: path.to_owned(), file, size })
+    // Without NONBLOCK a pipe of this name would wait for its writer.
+    let file = File::from(confine.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+    let metadata = file.metadata().map_err(|error| failed(path, 0, error))?;
+    let kind = metadata.file_type();
+    let size = if kind.is_file() {
+        metadata.len()
+    } else if kind.is_block_device() {
+        seek(&file, SeekFrom::End(0)).map_err(|error| failed(path, 0, error.into()))?
+    } else {
+        return Err(PortError::lasting(
+            format!("cannot read {}: it is no regular file and no block device", path.display()),
+            "name the file or the block device that holds the disk",
+            Mend::Source,
+        ));
+    };
+    let identity = (metadata.dev(), metadata.ino());
+    Ok(RawImage { path: path.to_owned(), file, size, device: !kind.is_file(), identity })
+}
+
+impl RawImage {
+    /// Returns the path that it was opened by.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells whether it is a block device.
+    pub(super) fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Tells whether both are one file, by whatever names.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
+    /// Says that a place in the file does not hold what it must.
+    pub(super) fn damaged(&self, at: u64, why: impl std::fmt::Display) -> PortError {
+        PortError::lasting(
+            format!("cannot read {} at byte {at} of {}: {why}", self.path.display(), self.size),
+            "compare the file with the one that it was copied from and copy it again",
+            Mend::Source,
+        )
+    }
+
+    /// Finds where data begins and ends at or behind a place; `None` where the file system does not tell.
+    fn data(&self, at: u64, end: u64) -> Result<Option<(u64, u64)>, PortError> {
+        let starts = match seek(&self.file, SeekFrom::Data(at)) {
+            Ok(starts) => starts.clamp(at, end),
+            // No data up to the file's end; but a hole that the file ends within is none.
+            Err(Errno::NXIO) => {
+                let metadata = self.file.metadata();
+                let length = metadata.map_err(|error| failed(&self.path, at, error))?.len();
+                return if length < end { Err(self.shorter(length)) } else { Ok(Some((end, end))) };
+            }
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+            Err(error) => return Err(failed(&self.path, at, error.into())),
+        };
+        if starts == end {
+            return Ok(Some((end, end)));
+        }
+        match seek(&self.file, SeekFrom::Hole(starts)) {
+            Ok(ends) if ends > starts => Ok(Some((starts, ends.min(end)))),
+            // Written or cut off between both calls: reading finds out.
+            Ok(_) | Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(failed(&self.path, starts, error.into())),
+        }
+    }
+
+    fn shorter(&self, at: u64) -> PortError {
+        PortError::lasting(
+            format!(
+                "cannot read {} at byte {at}: it ends there, it had {} bytes when it was opened",
+                self.path.display(),
+                self.size
+            ),
+            "let nothing write to the image while it is read, and start again",
+            Mend::Source,
+        )
+    }
 }
 
 impl Blocks for RawImage {
@@ -32,38 +118,60 @@ impl Blocks for RawImage {
     }
 
     fn in_flight(&self) -> usize {
-        4
+        IN_FLIGHT
     }
 
     fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>, PortError> {
-        let end = offset + length;
-        let mut at = offset;
+        let end = end_within(offset, length, self.size);
         let mut extents = Vec::new();
-        while at < end && extents.len() < 4096 {
-            let find = |at: u64, from: SeekFrom, none: u64| match seek(&self.file, from) {
-                Ok(found) => Ok(found.clamp(at, end)),
-                Err(Errno::NXIO) => Ok(end),
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(none),
-                Err(error) => Err(failed("read", &self.path, Some(at), error.into())),
-            };
-            let data = find(at, SeekFrom::Data(at), at)?;
-            if data > at {
-                extents.push(Extent { offset: at, length: data - at, content: Content::Zero });
-                at = data;
-            }
-            if at < end {
-                let hole = find(at, SeekFrom::Hole(at), end)?;
-                let hole = if hole == at { end } else { hole };
-                extents.push(Extent { offset: at, length: hole - at, content: Content::Data });
-                at = hole;
-            }
+        let mut at = offset;
+        while at < end && extents.len() < EXTENTS_MAX {
+            let (starts, ends) = self.data(at, end)?.unwrap_or((at, end));
+            push(&mut extents, at, starts, Content::Zero);
+            push(&mut extents, starts, ends, Content::Data);
+            at = ends;
         }
         Ok(extents)
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), PortError> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|error| failed("read", &self.path, Some(offset), error))
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                return failed(&self.path, offset, error);
+            }
+            match self.file.metadata() {
+                Ok(metadata) if !self.device => self.shorter(metadata.len()),
+                _ => self.shorter(offset),
+            }
+        })
     }
 }
+
+/// Returns the end of a range that a caller asks for. That it lies on the disk is the caller's duty.
+pub(super) fn end_within(offset: u64, length: u64, size: u64) -> u64 {
+    let end = offset.checked_add(length).filter(|end| *end <= size);
+    end.expect("callers ask for ranges of the disk only")
+}
+
+/// Adds a range behind the last extent, to it where both hold the same; an empty one adds nothing.
+pub(super) fn push(extents: &mut Vec<Extent>, from: u64, to: u64, content: Content) {
+    if from >= to {
+        return;
+    }
+    match extents.last_mut() {
+        Some(last) if last.content == content && last.end() == from => {
+            last.length = to - last.offset
+        }
+        _ => extents.push(Extent { offset: from, length: to - from, content }),
+    }
+}
+
+fn failed(path: &Path, at: u64, error: io::Error) -> PortError {
+    PortError::passing(
+        format!("cannot read {} at byte {at}: {error}", path.display()),
+        "look at the kernel's log for errors of the storage",
+    )
+}
+
+#[cfg(test)]
+mod tests;

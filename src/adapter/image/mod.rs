@@ -1,10 +1,12 @@
 //! Disks as files: stream-optimized VMDKs inside of archives are read, raw files with a block map beside them are written.
 
+mod descriptor;
 pub mod files;
 mod flat;
 mod locked;
 mod qcow2;
 mod raw;
+mod sparse;
 mod stream;
 mod vmdk;
 pub mod vmdk_write;
