@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use expect_test::{Expect, expect};
+use expect_test::expect;
 
 use super::*;
 use crate::adapter::image::sparse::tests::{DESCRIPTOR, image, sample};
@@ -123,316 +123,172 @@ fn a_stream_is_left_to_its_reader() {
 
 #[test]
 fn what_is_no_hosted_disk_is_refused_by_name() {
-    let check = |bytes: &[u8], expected: Expect| {
-        expected.assert_eq(&Folder::new(&[("a.vmdk", bytes)]).refusal("a.vmdk"));
-    };
-    check(b"", expect!["cannot read /a.vmdk at byte 0 of 0: it starts with ``: it is no VMDK"]);
-    check(b"KDMV", expect!["cannot read /a.vmdk at byte 4 of 4: it ends within its header"]);
-    check(
+    let long = descriptor("vmfs", "") + &" ".repeat(1 << 20);
+    let files: [&[u8]; 6] = [
+        b"",
+        b"KDMV",
         b"COWD\x01\0\0\0",
-        expect![
-            "cannot read /a.vmdk: it is a snapshot of ESXi (`vmfsSparse`) and holds only the differences"
-        ],
-    );
-    check(
         b"\xbe\xba\xfe\xca\0\0\0\0\x01",
-        expect![
-            "cannot read /a.vmdk: it is a snapshot of ESXi (`seSparse`) and holds only the differences"
-        ],
-    );
-    check(
         b"QFI\xfb\0\0\0\x03 and more",
-        expect![[
-            r#"cannot read /a.vmdk at byte 0 of 17: it starts with `QFI\xfb\x00\x00\x00\x03`: it is no VMDK"#
-        ]],
-    );
-    check(
-        &[&descriptor("vmfs", "")[..], &" ".repeat(1 << 20)].concat().into_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 0 of 1048792: a descriptor of 1048792 bytes: at most 1048576"
-        ],
-    );
+        long.as_bytes(),
+    ];
+    let refusal = |file| Folder::new(&[("a.vmdk", file)]).refusal("a.vmdk") + "\n";
+    expect![[r#"
+        cannot read /a.vmdk at byte 0 of 0: it starts with ``: it is no VMDK
+        cannot read /a.vmdk at byte 4 of 4: it ends within its header
+        cannot read /a.vmdk: it is a snapshot of ESXi (`vmfsSparse`) and holds only the differences
+        cannot read /a.vmdk: it is a snapshot of ESXi (`seSparse`) and holds only the differences
+        cannot read /a.vmdk at byte 0 of 17: it starts with `QFI\xfb\x00\x00\x00\x03`: it is no VMDK
+        cannot read /a.vmdk at byte 0 of 1048792: a descriptor of 1048792 bytes: at most 1048576
+    "#]].assert_eq(&files.map(refusal).concat());
 }
 
 #[test]
 fn embedded_descriptors_are_checked() {
-    let check = |from: &str, to: &str, expected: Expect| {
+    let refusal = |(from, to)| {
         let (image, _) = image(4805, &[0], &DESCRIPTOR.replace(from, to));
-        expected.assert_eq(&Folder::new(&[("a.vmdk", &image)]).refusal("a.vmdk"));
+        Folder::new(&[("a.vmdk", &image)]).refusal("a.vmdk") + "\n"
     };
-    check(
-        "=ffffffff",
-        "=0000abcd",
-        expect![
-            "cannot read /a.vmdk: it holds only the differences from a parent disk (parentCID 0000abcd)"
-        ],
-    );
-    check(
-        "monolithicSparse",
-        "vmfsSparse",
-        expect!["cannot read /a.vmdk: createType `vmfsSparse` is not read here"],
-    );
-    check(
-        "createType",
-        "kind",
-        expect![
-            "cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 1: it names no createType"
-        ],
-    );
-    check(
-        "# Disk",
-        "# Dusk",
-        expect![
-            "cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 1: it starts with `# Dusk Descripto` instead of `# Disk DescriptorFile`"
-        ],
-    );
-    check(
-        "\n#DDB",
-        "\nwhat is this",
-        expect![
-            "cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 11: `what is this` is neither a setting nor an extent"
-        ],
-    );
+    let changes = [
+        ("=ffffffff", "=0000abcd"),
+        ("monolithicSparse", "vmfsSparse"),
+        ("createType", "kind"),
+        ("# Disk", "# Dusk"),
+        ("\n#DDB", "\nwhat is this"),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk: it holds only the differences from a parent disk (parentCID 0000abcd)
+        cannot read /a.vmdk: createType `vmfsSparse` is not read here
+        cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 1: it names no createType
+        cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 1: it starts with `# Dusk Descripto` instead of `# Disk DescriptorFile`
+        cannot read /a.vmdk at byte 512 of 11264: its descriptor is refused in line 11: `what is this` is neither a setting nor an extent
+    "#]].assert_eq(&changes.map(refusal).concat());
     let (mut image, _) = sample();
     image[28..44].fill(0);
     expect!["cannot read /a.vmdk at byte 28 of 39936: it has no descriptor: it is one extent of a disk, name the disk's descriptor"].assert_eq(&Folder::new(&[("a.vmdk", &image)]).refusal("a.vmdk"));
 }
 
-/// Checks what is said of a descriptor in which a text is replaced.
-#[track_caller]
-fn check(from: &str, to: &str, expected: Expect) {
-    let text = descriptor("monolithicFlat", "RW 20 FLAT \"a-flat.vmdk\" 0");
-    assert!(text.contains(from));
-    let text = text.replacen(from, to, 1);
-    let folder = Folder::new(&[("a.vmdk", text.as_bytes()), ("a-flat.vmdk", &[7; 20 * 512])]);
-    expected.assert_eq(&folder.refusal("a.vmdk"));
+/// Returns what is said of a descriptor with a text replaced, a line for each of the replacements.
+fn refusals(changes: &[(&str, &str)]) -> String {
+    let refusal = |(from, to): &(&str, &str)| {
+        let text = descriptor("monolithicFlat", "RW 20 FLAT \"a-flat.vmdk\" 0");
+        assert!(text.contains(from));
+        let text = text.replacen(from, to, 1);
+        let folder = Folder::new(&[("a.vmdk", text.as_bytes()), ("a-flat.vmdk", &[7; 20 * 512])]);
+        folder.refusal("a.vmdk") + "\n"
+    };
+    changes.iter().map(refusal).collect()
 }
 
 #[test]
 fn settings_that_make_it_another_disk_are_refused() {
-    check(
-        "version=1",
-        "version=4",
-        expect!["cannot read /a.vmdk in line 2: version 4 of descriptors is unknown"],
-    );
-    check(
-        "parentCID=ffffffff",
-        "parentCID=12345678",
-        expect![
-            "cannot read /a.vmdk: it holds only the differences from a parent disk (parentCID 12345678)"
-        ],
-    );
-    check(
-        "parentCID=ffffffff",
-        "x=y",
-        expect!["cannot read /a.vmdk in line 1: it has no parentCID"],
-    );
-    check(
-        "CID=fffffffe",
-        "parentCID=ffffffff",
-        expect!["cannot read /a.vmdk in line 5: parentCID is there twice"],
-    );
-    check(
-        "#DDB",
-        "parentFileNameHint=\"base.vmdk\"",
-        expect![
-            "cannot read /a.vmdk: it holds only the differences from a parent disk (`base.vmdk`)"
-        ],
-    );
-    check("#DDB", "encryptionKeys=\"vmware:key\"", expect!["cannot read /a.vmdk: it is encrypted"]);
-    check(
-        "monolithicFlat",
-        "vmfsSparse",
-        expect!["cannot read /a.vmdk: createType `vmfsSparse` is not read here"],
-    );
-    check(
-        "monolithicFlat",
-        "seSparse",
-        expect!["cannot read /a.vmdk: createType `seSparse` is not read here"],
-    );
-    check(
-        "monolithicFlat",
-        "fullDevice",
-        expect!["cannot read /a.vmdk: createType `fullDevice` is not read here"],
-    );
-    check(
-        "monolithicFlat",
-        "vmfsRawDeviceMap",
-        expect!["cannot read /a.vmdk: createType `vmfsRawDeviceMap` is not read here"],
-    );
-    check("createType", "#", expect!["cannot read /a.vmdk in line 1: it names no createType"]);
-    check(
-        "#DDB",
-        "createType=\"vmfs\"",
-        expect!["cannot read /a.vmdk in line 12: createType is there twice"],
-    );
-    check(
-        "ddb.adapterType =",
-        "ddb adapterType",
-        expect![[
-            r#"cannot read /a.vmdk in line 14: `ddb adapterType \"lsilogic\"` is neither a setting nor an extent"#
-        ]],
-    );
+    let changes = [
+        ("version=1", "version=4"),
+        ("parentCID=ffffffff", "parentCID=12345678"),
+        ("parentCID=ffffffff", "x=y"),
+        ("CID=fffffffe", "parentCID=ffffffff"),
+        ("#DDB", "parentFileNameHint=\"base.vmdk\""),
+        ("#DDB", "encryptionKeys=\"vmware:key\""),
+        ("monolithicFlat", "vmfsSparse"),
+        ("monolithicFlat", "seSparse"),
+        ("monolithicFlat", "fullDevice"),
+        ("createType", "#"),
+        ("#DDB", "createType=\"vmfs\""),
+        ("ddb.adapterType =", "ddb adapterType"),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk in line 2: version 4 of descriptors is unknown
+        cannot read /a.vmdk: it holds only the differences from a parent disk (parentCID 12345678)
+        cannot read /a.vmdk in line 1: it has no parentCID
+        cannot read /a.vmdk in line 5: parentCID is there twice
+        cannot read /a.vmdk: it holds only the differences from a parent disk (`base.vmdk`)
+        cannot read /a.vmdk: it is encrypted
+        cannot read /a.vmdk: createType `vmfsSparse` is not read here
+        cannot read /a.vmdk: createType `seSparse` is not read here
+        cannot read /a.vmdk: createType `fullDevice` is not read here
+        cannot read /a.vmdk in line 1: it names no createType
+        cannot read /a.vmdk in line 12: createType is there twice
+        cannot read /a.vmdk in line 14: `ddb adapterType \"lsilogic\"` is neither a setting nor an extent
+    "#]].assert_eq(&refusals(&changes));
 }
 
 #[test]
 fn extent_lines_that_cannot_be_are_refused() {
-    check(
-        "RW 20 FLAT \"a-flat.vmdk\" 0",
-        "",
-        expect!["cannot read /a.vmdk in line 1: it names no extents"],
-    );
-    check(
-        "RW",
-        "NOACCESS",
-        expect!["cannot read /a.vmdk in line 9: an extent that nobody may read (`NOACCESS`)"],
-    );
-    check(
-        "RW",
-        "WO",
-        expect![[
-            r#"cannot read /a.vmdk in line 9: `WO 20 FLAT \"a-flat.vmdk\" 0` is neither a setting nor an extent"#
-        ]],
-    );
-    check("20", "0", expect!["cannot read /a.vmdk in line 9: an extent of `0` sectors"]);
-    check("20", "-20", expect!["cannot read /a.vmdk in line 9: an extent of `-20` sectors"]);
-    check(
-        "20",
-        "99999999999999999999",
-        expect!["cannot read /a.vmdk in line 9: an extent of `99999999999999999999` sectors"],
-    );
-    check(
-        "20",
-        "18014398509481984",
-        expect!["cannot read /a.vmdk in line 9: an extent of `18014398509481984` sectors"],
-    );
-    check(
-        "FLAT",
-        "VMFSRDM",
-        expect!["cannot read /a.vmdk in line 9: extents of type `VMFSRDM` are not read"],
-    );
-    check(
-        "FLAT",
-        "VMFSSPARSE",
-        expect!["cannot read /a.vmdk in line 9: extents of type `VMFSSPARSE` are not read"],
-    );
-    check(
-        "FLAT",
-        "VMFS",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `VMFS` is malformed"],
-    );
-    check(
-        "FLAT",
-        "ZERO",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `ZERO` is malformed"],
-    );
-    check(
-        "FLAT",
-        "FLAT FLAT",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed"],
-    );
-    check(
-        "vmdk\" 0",
-        "vmdk\"",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed"],
-    );
-    check(
-        "vmdk\" 0",
-        "vmdk\" -1",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed"],
-    );
-    check(
-        "vmdk\" 0",
-        "vmdk",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed"],
-    );
-    check(
-        "RW 20 FLAT",
-        &("RW 9007199254740992 ZERO\n".repeat(2) + "RW 20 FLAT"),
-        expect!["cannot read /a.vmdk in line 10: the extents are more than any disk has"],
-    );
-    check(
-        "RW 20 FLAT",
-        &("RW 1 ZERO\n".repeat(1024) + "RW 20 FLAT"),
-        expect!["cannot read /a.vmdk in line 1033: more than 1024 extents"],
-    );
+    let large = "RW 9007199254740992 ZERO\n".repeat(2) + "RW 20 FLAT";
+    let many = "RW 1 ZERO\n".repeat(1024) + "RW 20 FLAT";
+    let changes = [
+        ("RW 20 FLAT \"a-flat.vmdk\" 0", ""),
+        ("RW", "NOACCESS"),
+        ("RW", "WO"),
+        ("20", "0"),
+        ("20", "-20"),
+        ("20", "+20"),
+        ("20", "99999999999999999999"),
+        ("20", "18014398509481984"),
+        ("FLAT", "VMFSRDM"),
+        ("FLAT", "VMFSSPARSE"),
+        ("FLAT", "SESPARSE"),
+        ("FLAT", "VMFS"),
+        ("FLAT", "ZERO"),
+        ("FLAT", "FLAT FLAT"),
+        ("vmdk\" 0", "vmdk\""),
+        ("vmdk\" 0", "vmdk\" -1"),
+        ("vmdk\" 0", "vmdk"),
+        ("RW 20 FLAT", &large),
+        ("RW 20 FLAT", &many),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk in line 1: it names no extents
+        cannot read /a.vmdk in line 9: an extent that nobody may read (`NOACCESS`)
+        cannot read /a.vmdk in line 9: `WO 20 FLAT \"a-flat.vmdk\" 0` is neither a setting nor an extent
+        cannot read /a.vmdk in line 9: an extent of `0` sectors
+        cannot read /a.vmdk in line 9: an extent of `-20` sectors
+        cannot read /a.vmdk in line 9: an extent of `+20` sectors
+        cannot read /a.vmdk in line 9: an extent of `99999999999999999999` sectors
+        cannot read /a.vmdk in line 9: an extent of `18014398509481984` sectors
+        cannot read /a.vmdk in line 9: extents of type `VMFSRDM` are not read
+        cannot read /a.vmdk in line 9: extents of type `VMFSSPARSE` are not read
+        cannot read /a.vmdk in line 9: extents of type `SESPARSE` are not read
+        cannot read /a.vmdk in line 9: the extent of type `VMFS` is malformed
+        cannot read /a.vmdk in line 9: the extent of type `ZERO` is malformed
+        cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed
+        cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed
+        cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed
+        cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed
+        cannot read /a.vmdk in line 10: the extents are more than any disk has
+        cannot read /a.vmdk in line 1033: more than 1024 extents
+    "#]].assert_eq(&refusals(&changes));
 }
 
 #[test]
 fn extents_elsewhere_or_too_short_are_refused() {
-    check(
-        "a-flat.vmdk",
-        "../a-flat.vmdk",
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `../a-flat.vmdk` does not lie in the descriptor's own folder"
-        ],
-    );
-    check(
-        "a-flat.vmdk",
-        "/etc/passwd",
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `/etc/passwd` does not lie in the descriptor's own folder"
-        ],
-    );
-    check(
-        "a-flat.vmdk",
-        "..",
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `..` does not lie in the descriptor's own folder"
-        ],
-    );
-    check(
-        "a-flat.vmdk",
-        "",
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `` has no name that a file can have"
-        ],
-    );
-    check(
-        "a-flat.vmdk",
-        &"x".repeat(256),
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx` has no name that a file can have"
-        ],
-    );
-    check(
-        "a-flat.vmdk",
-        "\u{1}\n",
-        expect!["cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed"],
-    );
-    check(
-        "a-flat.vmdk",
-        "missing",
-        expect!["cannot open /missing: No such file or directory (os error 2)"],
-    );
-    check(
-        "a-flat.vmdk",
-        "a.vmdk",
-        expect![
-            "cannot read /a.vmdk in line 9: the extent's file `a.vmdk` is the descriptor itself"
-        ],
-    );
-    check(
-        "vmdk\" 0",
-        "vmdk\" 1",
-        expect![
-            "cannot read /a-flat.vmdk at byte 10240 of 10240: the file ends there, line 9 of /a.vmdk says that it has 10240 bytes from byte 512 on"
-        ],
-    );
-    check(
-        "RW 20",
-        "RW 21",
-        expect![
-            "cannot read /a-flat.vmdk at byte 10240 of 10240: the file ends there, line 9 of /a.vmdk says that it has 10752 bytes from byte 0 on"
-        ],
-    );
-    check(
-        "FLAT \"a-flat.vmdk\" 0",
-        "SPARSE \"a-flat.vmdk\"",
-        expect![[
-            r#"cannot read /a-flat.vmdk at byte 0 of 10240: it starts with `\x07\x07\x07\x07` instead of `KDMV`"#
-        ]],
-    );
+    let long = "x".repeat(256);
+    let changes = [
+        ("a-flat.vmdk", "../a-flat.vmdk"),
+        ("a-flat.vmdk", "/etc/passwd"),
+        ("a-flat.vmdk", ".."),
+        ("a-flat.vmdk", ""),
+        ("a-flat.vmdk", &long),
+        ("a-flat.vmdk", "a\0b"),
+        ("a-flat.vmdk", "missing"),
+        ("a-flat.vmdk", "a.vmdk"),
+        ("vmdk\" 0", "vmdk\" 1"),
+        ("RW 20", "RW 21"),
+        ("FLAT \"a-flat.vmdk\" 0", "SPARSE \"a-flat.vmdk\""),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk in line 9: the extent's file `../a-flat.vmdk` does not lie in the descriptor's own folder
+        cannot read /a.vmdk in line 9: the extent's file `/etc/passwd` does not lie in the descriptor's own folder
+        cannot read /a.vmdk in line 9: the extent's file `..` does not lie in the descriptor's own folder
+        cannot read /a.vmdk in line 9: the extent's file `` has no name that a file can have
+        cannot read /a.vmdk in line 9: the extent's file `x…` has no name that a file can have
+        cannot read /a.vmdk in line 9: the extent of type `FLAT` is malformed
+        cannot open /missing: No such file or directory (os error 2)
+        cannot read /a.vmdk in line 9: the extent's file `a.vmdk` is the descriptor itself
+        cannot read /a-flat.vmdk at byte 10240 of 10240: the file ends there, line 9 of /a.vmdk says that it has 10240 bytes from byte 512 on
+        cannot read /a-flat.vmdk at byte 10240 of 10240: the file ends there, line 9 of /a.vmdk says that it has 10752 bytes from byte 0 on
+        cannot read /a-flat.vmdk at byte 0 of 10240: it starts with `\x07\x07\x07\x07` instead of `KDMV`
+    "#]].assert_eq(&refusals(&changes).replace(&long, "x…"));
 }
 
 #[test]
@@ -441,49 +297,34 @@ fn links_and_the_descriptor_by_another_name_are_no_extents() {
     let folder = Folder::new(&[("a.vmdk", text.as_bytes())]);
     let extent = folder.0.path().join("a-flat.vmdk");
     fs::hard_link(folder.0.path().join("a.vmdk"), &extent).unwrap();
-    expect![
-        "cannot read /a.vmdk in line 9: the extent's file `a-flat.vmdk` is the descriptor itself"
-    ]
-    .assert_eq(&folder.refusal("a.vmdk"));
+    expect!["cannot read /a.vmdk in line 9: the extent's file `a-flat.vmdk` is the descriptor itself"].assert_eq(&folder.refusal("a.vmdk"));
     fs::remove_file(&extent).unwrap();
     symlink("/etc/passwd", &extent).unwrap();
-    expect!["cannot open /a-flat.vmdk: Too many levels of symbolic links (os error 40)"]
-        .assert_eq(&folder.refusal("a.vmdk"));
+    expect!["cannot open /a-flat.vmdk: Too many levels of symbolic links (os error 40)"].assert_eq(&folder.refusal("a.vmdk"));
 }
 
 #[test]
 fn sparse_extents_are_those_of_their_line() {
-    let check = |extent: &[u8], expected: Expect| {
-        let text = descriptor("twoGbMaxExtentSparse", "RW 4805 SPARSE \"a-s001.vmdk\"");
-        let folder = Folder::new(&[("a.vmdk", text.as_bytes()), ("a-s001.vmdk", extent)]);
-        expected.assert_eq(&folder.refusal("a.vmdk"));
-    };
-    check(
-        &image(4800, &[0], "").0,
-        expect![
-            "cannot read /a-s001.vmdk at byte 12 of 11264: its header says 2457600 bytes, line 9 of /a.vmdk says 2460160"
-        ],
-    );
-    check(b"COWD", expect!["cannot read /a-s001.vmdk at byte 4 of 4: it ends within its header"]);
-    check(
-        &[&b"COWD"[..], &[0; 600]].concat(),
-        expect![
-            "cannot read /a-s001.vmdk at byte 0 of 604: it starts with `COWD` instead of `KDMV`"
-        ],
-    );
-    let delta = DESCRIPTOR.replace("=ffffffff", "=01234567");
-    check(
-        &image(4805, &[0], &delta).0,
-        expect![
-            "cannot read /a-s001.vmdk: it holds only the differences from a parent disk (parentCID 01234567)"
-        ],
-    );
     let mut stream = Vec::new();
     write_stream_optimized(&mut stream, "a.vmdk", 4805 * 512, &mut std::iter::empty()).unwrap();
-    check(
-        &stream,
-        expect![
-            "cannot read /a-s001.vmdk at byte 8 of 68096: flags 0x30001 and compression 1 are those of a stream: only a stream-optimized VMDK as a whole is read so"
-        ],
-    );
+    let delta = DESCRIPTOR.replace("=ffffffff", "=01234567");
+    let extents = [
+        image(4800, &[0], "").0,
+        b"COWD".to_vec(),
+        [&b"COWD"[..], &[0; 600]].concat(),
+        image(4805, &[0], &delta).0,
+        stream,
+    ];
+    let text = descriptor("twoGbMaxExtentSparse", "RW 4805 SPARSE \"a-s001.vmdk\"");
+    let refusal = |extent: Vec<u8>| {
+        let folder = Folder::new(&[("a.vmdk", text.as_bytes()), ("a-s001.vmdk", &extent)]);
+        folder.refusal("a.vmdk") + "\n"
+    };
+    expect![[r#"
+        cannot read /a-s001.vmdk at byte 12 of 11264: its header says 2457600 bytes, line 9 of /a.vmdk says 2460160
+        cannot read /a-s001.vmdk at byte 4 of 4: it ends within its header
+        cannot read /a-s001.vmdk at byte 0 of 604: it starts with `COWD` instead of `KDMV`
+        cannot read /a-s001.vmdk: it holds only the differences from a parent disk (parentCID 01234567)
+        cannot read /a-s001.vmdk at byte 8 of 68096: flags 0x30001 and compression 1 are those of a stream: only a stream-optimized VMDK as a whole is read so
+    "#]].assert_eq(&extents.map(refusal).concat());
 }

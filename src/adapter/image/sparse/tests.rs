@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use expect_test::{Expect, expect};
+use expect_test::expect;
 
 use super::*;
 use crate::adapter::confine::Confine;
@@ -167,251 +167,107 @@ fn grains_that_follow_each_other_are_one_stretch() {
     assert_eq!(stretch(600 * grain), (5 * 512, Some(first + 5 * grain)));
 }
 
-/// Checks what is said of an image with one number changed.
-#[track_caller]
-fn check(at: usize, number: &[u8], expected: Expect) {
-    let (mut image, _) = sample();
-    image[at..at + number.len()].copy_from_slice(number);
-    expected.assert_eq(&Folder::new(&image).refusal());
+/// Returns what is said of the image with one number changed, a line for each change.
+fn refusals(changes: &[(usize, u64, usize)]) -> String {
+    let refusal = |(at, number, bytes): &(usize, u64, usize)| {
+        let (mut image, _) = sample();
+        image[*at..at + bytes].copy_from_slice(&number.to_le_bytes()[..*bytes]);
+        Folder::new(&image).refusal() + "\n"
+    };
+    changes.iter().map(refusal).collect()
 }
 
 #[test]
 fn headers_that_cannot_be_are_refused() {
-    check(
-        0,
-        b"VMDK",
-        expect!["cannot read /a.vmdk at byte 0 of 39936: it starts with `VMDK` instead of `KDMV`"],
-    );
-    check(
-        4,
-        &4_u32.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 4 of 39936: version 4 of the format is unknown"],
-    );
-    check(
-        4,
-        &0_u32.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 4 of 39936: version 0 of the format is unknown"],
-    );
-    check(
-        8,
-        &0x10001_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 8 of 39936: flags 0x10001 and compression 0 are those of a stream: only a stream-optimized VMDK as a whole is read so"
-        ],
-    );
-    check(
-        8,
-        &0x20001_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 8 of 39936: flags 0x20001 and compression 0 are those of a stream: only a stream-optimized VMDK as a whole is read so"
-        ],
-    );
-    check(
-        12,
-        &0_u64.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 12 of 39936: it holds no disk"],
-    );
-    check(
-        12,
-        &u64::MAX.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 12 of 39936: a capacity of 18446744073709551615 sectors is more than any disk has"
-        ],
-    );
-    check(
-        12,
-        &(1_u64 << 54).to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 12 of 39936: a capacity of 18014398509481984 sectors is more than any disk has"
-        ],
-    );
-    check(
-        12,
-        &(1_u64 << 40).to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 12 of 39936: 268435456 grain tables: at most 33554432 are read"
-        ],
-    );
-    check(
-        12,
-        &(1_u64 << 25).to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 7168 of 39936: the grain for byte 268435456 of the disk at byte 809571975680 goes past the file's end"
-        ],
-    );
-    check(
-        20,
-        &0_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 20 of 39936: a grain of 0 sectors: only 8 to 2097152 are read"
-        ],
-    );
-    check(
-        20,
-        &4_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 20 of 39936: a grain of 4 sectors: only 8 to 2097152 are read"
-        ],
-    );
-    check(
-        20,
-        &24_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 20 of 39936: a grain of 24 sectors: only 8 to 2097152 are read"
-        ],
-    );
-    check(
-        20,
-        &0x40_0000_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 20 of 39936: a grain of 4194304 sectors: only 8 to 2097152 are read"
-        ],
-    );
-    check(
-        28,
-        &200_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 28 of 39936: the descriptor does not lie between header and data"
-        ],
-    );
-    check(
-        36,
-        &0_u64.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 36 of 39936: a descriptor of 0 bytes"],
-    );
-    check(
-        36,
-        &4096_u64.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 36 of 39936: a descriptor of 2097152 bytes"],
-    );
-    check(
-        44,
-        &0_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 44 of 39936: a grain table of 0 entries: only 1 to 512 are read"
-        ],
-    );
-    check(
-        44,
-        &513_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 44 of 39936: a grain table of 513 entries: only 1 to 512 are read"
-        ],
-    );
-    check(
-        56,
-        &0_u64.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 56 of 39936: the directory stands within the header"],
-    );
-    check(
-        56,
-        &u64::MAX.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 56 of 39936: its directory is at its end: only a stream has it there"
-        ],
-    );
-    check(
-        56,
-        &5000_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 56 of 39936: the directory of 8 bytes at byte 2560000 goes past the file's end"
-        ],
-    );
-    check(
-        64,
-        &0_u64.to_le_bytes(),
-        expect!["cannot read /a.vmdk at byte 64 of 39936: the data starts within the header"],
-    );
-    check(
-        64,
-        &5000_u64.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 64 of 39936: its data starts at byte 2560000: it is truncated"
-        ],
-    );
-    check(
-        73,
-        b"\n \n\n",
-        expect![
-            "cannot read /a.vmdk at byte 73 of 39936: a transfer as text changed its line ends"
-        ],
-    );
-    check(
-        77,
-        &1_u16.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 8 of 39936: flags 0x1 and compression 1 are those of a stream: only a stream-optimized VMDK as a whole is read so"
-        ],
-    );
+    let fields = [
+        (0, u64::from(u32::from_le_bytes(*b"VMDK")), 4),
+        (4, 4, 4),
+        (4, 0, 4),
+        (8, 0x10001, 4),
+        (8, 0x20001, 4),
+        (12, 0, 8),
+        (12, u64::MAX, 8),
+        (12, 1 << 54, 8),
+        (12, 1 << 40, 8),
+        (12, 1 << 25, 8),
+        (20, 0, 8),
+        (20, 4, 8),
+        (20, 24, 8),
+        (20, 0x40_0000, 8),
+        (28, 200, 8),
+        (36, 0, 8),
+        (36, 4096, 8),
+        (44, 0, 4),
+        (44, 513, 4),
+        (56, 0, 8),
+        (56, u64::MAX, 8),
+        (56, 5000, 8),
+        (64, 0, 8),
+        (64, 5000, 8),
+        (73, 0x0a0a_200a, 4),
+        (77, 1, 2),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk at byte 0 of 39936: it starts with `VMDK` instead of `KDMV`
+        cannot read /a.vmdk at byte 4 of 39936: version 4 of the format is unknown
+        cannot read /a.vmdk at byte 4 of 39936: version 0 of the format is unknown
+        cannot read /a.vmdk at byte 8 of 39936: flags 0x10001 and compression 0 are those of a stream: only a stream-optimized VMDK as a whole is read so
+        cannot read /a.vmdk at byte 8 of 39936: flags 0x20001 and compression 0 are those of a stream: only a stream-optimized VMDK as a whole is read so
+        cannot read /a.vmdk at byte 12 of 39936: it holds no disk
+        cannot read /a.vmdk at byte 12 of 39936: a capacity of 18446744073709551615 sectors is more than any disk has
+        cannot read /a.vmdk at byte 12 of 39936: a capacity of 18014398509481984 sectors is more than any disk has
+        cannot read /a.vmdk at byte 12 of 39936: 268435456 grain tables: at most 33554432 are read
+        cannot read /a.vmdk at byte 7168 of 39936: the grain for byte 268435456 of the disk at byte 809571975680 goes past the file's end
+        cannot read /a.vmdk at byte 20 of 39936: a grain of 0 sectors: only 8 to 2097152 are read
+        cannot read /a.vmdk at byte 20 of 39936: a grain of 4 sectors: only 8 to 2097152 are read
+        cannot read /a.vmdk at byte 20 of 39936: a grain of 24 sectors: only 8 to 2097152 are read
+        cannot read /a.vmdk at byte 20 of 39936: a grain of 4194304 sectors: only 8 to 2097152 are read
+        cannot read /a.vmdk at byte 28 of 39936: the descriptor does not lie between header and data
+        cannot read /a.vmdk at byte 36 of 39936: a descriptor of 0 bytes
+        cannot read /a.vmdk at byte 36 of 39936: a descriptor of 2097152 bytes
+        cannot read /a.vmdk at byte 44 of 39936: a grain table of 0 entries: only 1 to 512 are read
+        cannot read /a.vmdk at byte 44 of 39936: a grain table of 513 entries: only 1 to 512 are read
+        cannot read /a.vmdk at byte 56 of 39936: the directory stands within the header
+        cannot read /a.vmdk at byte 56 of 39936: its directory is at its end: only a stream has it there
+        cannot read /a.vmdk at byte 56 of 39936: the directory of 8 bytes at byte 2560000 goes past the file's end
+        cannot read /a.vmdk at byte 64 of 39936: the data starts within the header
+        cannot read /a.vmdk at byte 64 of 39936: its data starts at byte 2560000: it is truncated
+        cannot read /a.vmdk at byte 73 of 39936: a transfer as text changed its line ends
+        cannot read /a.vmdk at byte 8 of 39936: flags 0x1 and compression 1 are those of a stream: only a stream-optimized VMDK as a whole is read so
+    "#]].assert_eq(&refusals(&fields));
 }
 
 #[test]
 fn places_outside_of_the_file_or_within_its_header_are_refused() {
-    // The second table.
-    check(
-        DIRECTORY + 4,
-        &u32::MAX.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 2564 of 39936: grain table 1 at byte 2199023255040 goes past the file's end"
-        ],
-    );
-    check(
-        DIRECTORY + 4,
-        &77_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 2564 of 39936: grain table 1 at byte 39424 goes past the file's end"
-        ],
-    );
-    // The grains 1 and 600.
-    check(
-        TABLES + 4,
-        &u32::MAX.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 2199023255040 goes past the file's end"
-        ],
-    );
-    check(
-        TABLES + 4,
-        &13_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 6656 stands within header and tables"
-        ],
-    );
-    check(
-        TABLES + 4,
-        &1_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 512 stands within header and tables"
-        ],
-    );
-    check(
-        TABLES + 600 * 4,
-        &74_u32.to_le_bytes(),
-        expect![
-            "cannot read /a.vmdk at byte 5472 of 39936: the grain for byte 2457600 of the disk at byte 37888 goes past the file's end"
-        ],
-    );
+    let entries = [
+        // The second table.
+        (DIRECTORY + 4, u64::from(u32::MAX), 4),
+        (DIRECTORY + 4, 77, 4),
+        // The grains 1 and 600.
+        (TABLES + 4, u64::from(u32::MAX), 4),
+        (TABLES + 4, 13, 4),
+        (TABLES + 4, 1, 4),
+        (TABLES + 600 * 4, 74, 4),
+    ];
+    expect![[r#"
+        cannot read /a.vmdk at byte 2564 of 39936: grain table 1 at byte 2199023255040 goes past the file's end
+        cannot read /a.vmdk at byte 2564 of 39936: grain table 1 at byte 39424 goes past the file's end
+        cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 2199023255040 goes past the file's end
+        cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 6656 stands within header and tables
+        cannot read /a.vmdk at byte 3076 of 39936: the grain for byte 4096 of the disk at byte 512 stands within header and tables
+        cannot read /a.vmdk at byte 5472 of 39936: the grain for byte 2457600 of the disk at byte 37888 goes past the file's end
+    "#]].assert_eq(&refusals(&entries));
 }
 
 #[test]
 fn files_that_end_too_early_are_refused() {
     let image = sample().0;
-    let cut = |length: usize, expected: Expect| {
-        expected.assert_eq(&Folder::new(&image[..length]).refusal());
-    };
-    cut(100, expect!["cannot read /a.vmdk at byte 100 of 100: it ends within its header"]);
-    cut(
-        DIRECTORY,
-        expect![
-            "cannot read /a.vmdk at byte 64 of 2560: its data starts at byte 7168: it is truncated"
-        ],
-    );
-    cut(
-        image.len() - 1,
-        expect![
-            "cannot read /a.vmdk at byte 3096 of 39935: the grain for byte 24576 of the disk at byte 35840 goes past the file's end"
-        ],
-    );
+    let cut = |length: usize| Folder::new(&image[..length]).refusal() + "\n";
+    expect![[r#"
+        cannot read /a.vmdk at byte 100 of 100: it ends within its header
+        cannot read /a.vmdk at byte 64 of 2560: its data starts at byte 7168: it is truncated
+        cannot read /a.vmdk at byte 3096 of 39935: the grain for byte 24576 of the disk at byte 35840 goes past the file's end
+    "#]].assert_eq(&[100, DIRECTORY, image.len() - 1].map(cut).concat());
     // The last grain may be as short as the disk makes it.
     let (image, disk) = self::image(4805, &[0, 600], DESCRIPTOR);
     let folder = Folder::new(&image[..image.len() - 3 * 512]);
