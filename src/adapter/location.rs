@@ -31,24 +31,16 @@ pub struct StoredDisk {
     pub length: u64,
 }
 
-/// A disk that is read at any place.
+/// An image that is read at any place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
-pub enum BlocksDisk {
-    /// A file or block device.
-    Image {
-        /// Its absolute path.
-        path: String,
-        /// How it is stored (`raw`, `qcow2`, `vmdk`).
-        format: String,
-        /// What the file was when it was observed.
-        stamp: Stamp,
-    },
-    /// An export of an NBD server.
-    Nbd {
-        /// Its address.
-        address: String,
-    },
+#[serde(deny_unknown_fields)]
+pub struct ImageDisk {
+    /// The absolute path of its file or block device.
+    pub path: String,
+    /// How it is stored (`raw`, `qcow2`, `vmdk`).
+    pub format: String,
+    /// What the file was when it was observed. Of a disk in several files it is the one that names the others.
+    pub stamp: Stamp,
 }
 
 /// A disk of a local target: `FOLDER/.ferry-AREA/FILE` while it is copied, `FOLDER/NAME/FILE` once the VM is made.
@@ -86,7 +78,7 @@ impl StoredDisk {
     }
 }
 
-impl BlocksDisk {
+impl ImageDisk {
     /// Writes it down.
     pub fn to_source(&self) -> SourceDisk {
         SourceDisk(serde_json::to_string(self).expect("plain fields always serialize"))

@@ -74,8 +74,7 @@ fn a_disk_is_read_inside_of_an_archive() {
     let archive = archive_of(&sandbox.path("ova"), "web-01", vec![system("web-01", 16 << 20)]);
     let inside = |name: &str| format!("{}/{name}", archive.display());
     let missing = sandbox.ferry(["copy", &inside("other.vmdk"), "a.raw"]).expect(1);
-    let (_, names) =
-        missing.stderr.split_once("it holds no `other.vmdk` … hint: it holds ").unwrap();
+    let (_, names) = missing.stderr.split_once("is `other.vmdk` … hint: it holds ").unwrap();
     let disk = names.trim().split(", ").find(|name| name.contains("disk")).unwrap();
     let ran = sandbox.ferry(["copy", &inside(disk), "a.raw", "--output", "json"]).expect(0);
     let again = sandbox.ferry(["copy", "a.raw", "b.raw", "--output", "json"]).expect(0);
@@ -171,4 +170,46 @@ fn a_source_that_changed_is_another_disk() {
     let ran = running.wait().expect(1);
     assert!(ran.stderr.contains("changed during the copy"), "{}", ran.stderr);
     assert!(!sandbox.path("b.raw").exists());
+}
+
+/// Every format that QEMU writes, to every format that is written here: QEMU finds the same disk.
+#[cfg(feature = "peers")]
+#[test]
+fn qemu_finds_the_same_disk_in_every_pair_of_formats() {
+    use std::process::Command;
+
+    let sandbox = Sandbox::new();
+    let qemu_img = |arguments: &[&str]| {
+        let ran = Command::new("qemu-img").args(arguments).current_dir(sandbox.path("")).output();
+        let ran = ran.unwrap();
+        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert!(ran.status.success(), "qemu-img {arguments:?}: {said}");
+    };
+    patterned(&sandbox, "a.raw", 48);
+    let sources = [
+        ("raw", "", "raw"),
+        ("qcow2", "cluster_size=4k", "qcow2"),
+        ("qcow2", "compat=0.10", "qcow2"),
+        ("vmdk", "subformat=monolithicSparse", "vmdk"),
+        ("vmdk", "subformat=monolithicFlat", "vmdk"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse", "vmdk"),
+        ("vmdk", "subformat=twoGbMaxExtentFlat", "vmdk"),
+        ("vmdk", "subformat=streamOptimized", "vmdk"),
+    ];
+    for (number, (format, options, end)) in sources.into_iter().enumerate() {
+        let source = format!("source-{number}.{end}");
+        let mut convert = vec!["convert", "-f", "raw", "-O", format, "a.raw", &source];
+        if !options.is_empty() {
+            convert.splice(5..5, ["-o", options]);
+        }
+        qemu_img(&convert);
+        for to in ["raw", "qcow2"] {
+            let target = format!("target-{number}.{to}");
+            sandbox.ferry(["copy", &source, &target, "--verify"]).expect(0);
+            qemu_img(&["compare", "-f", "raw", "-F", to, "a.raw", &target]);
+            if to == "qcow2" {
+                qemu_img(&["check", "-f", "qcow2", &target]);
+            }
+        }
+    }
 }

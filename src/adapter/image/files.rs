@@ -1,6 +1,12 @@
-//! Disks by their paths and addresses, as a person names them.
+//! Disks by their paths, as a person names them.
+//!
+//! # Guarantees
+//!
+//! - A format is told, by an option or by the end of a name; only which kind of VMDK it is stands in the VMDK itself.
+//! - An image is the file that it was when the copy began, from its start to its end and over resumed copies.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,15 +14,16 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::confine::Confine;
+use crate::adapter::image::descriptor::{Vmdk, open_vmdk};
 use crate::adapter::image::flat;
 use crate::adapter::image::locked::failed;
 use crate::adapter::image::qcow2::{Qcow2, Qcow2Disk};
 use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
 use crate::adapter::image::{LOCK_WAIT, LocalImages, damaged};
-use crate::adapter::location::{BlocksDisk, Stamp, StoredDisk};
+use crate::adapter::location::{ImageDisk, Stamp, StoredDisk};
+use crate::adapter::ova::member::disk;
 use crate::adapter::ova::package::stamp;
-use crate::adapter::ova::tar;
 use crate::copy::plan::Planned;
 use crate::domain::id::DiskKey;
 use crate::domain::unit::Bytes;
@@ -111,11 +118,11 @@ impl Images for Files {
     }
 }
 
-/// Looks at what a person named: a file, a file inside of an OVA, or an address.
+/// Looks at what a person named: a file, or a file inside of an OVA.
 pub fn source(confine: &Confine, text: &str, format: Option<Format>) -> Result<Disk, PortError> {
     let named = Path::new(text);
     if let Some((archive, member)) = inside(named) {
-        return stream(confine, &archive, Some(&member));
+        return disk(confine, &archive, &member);
     }
     let path = std::fs::canonicalize(named).map_err(|error| failed("open", named, None, error))?;
     let format = format.or_else(|| Format::of(named)).ok_or_else(|| {
@@ -125,13 +132,12 @@ pub fn source(confine: &Confine, text: &str, format: Option<Format>) -> Result<D
             Mend::Person,
         )
     })?;
-    if format == Format::Vmdk && compressed(confine, &path)? {
-        return stream(confine, &path, None);
-    }
-    let blocks = image(confine, &path, format)?;
+    let Some(blocks) = image(confine, &path, format)? else {
+        return stream(confine, &path);
+    };
     let stamp = stamp_of(confine, &path)?;
     let path = utf8(&path)?;
-    let place = BlocksDisk::Image { path, format: format.name().to_owned(), stamp };
+    let place = ImageDisk { path, format: format.name().to_owned(), stamp };
     Ok(described(blocks.size(), DiskFormat::Blocks, place.to_source()))
 }
 
@@ -141,36 +147,44 @@ pub(super) fn reader(
     disk: &Disk,
     resume: Option<&str>,
 ) -> Result<Box<dyn BlockReader>, PortError> {
-    match BlocksDisk::parse(&disk.source).map_err(damaged)? {
-        BlocksDisk::Image { path, format, stamp } => {
-            let path = PathBuf::from(path);
-            let format = Format::named(&format).ok_or_else(|| {
-                PortError::lasting(
-                    format!("disk {} is stored as `{format}`, which cannot be read", disk.key),
-                    "use the version of ferry that began the copy",
-                    Mend::Person,
-                )
-            })?;
-            let blocks: Arc<dyn Blocks> = image(confine, &path, format)?.into();
-            let planned = Planned::new(blocks, resume)?;
-            let reader = Watched { planned, confine: confine.clone(), path, stamp };
-            reader.unchanged()?;
-            Ok(Box::new(reader))
-        }
-        BlocksDisk::Nbd { address } => Err(PortError::lasting(
-            format!("{address} cannot be read"),
-            "name a file",
+    let ImageDisk { path, format, stamp } = ImageDisk::parse(&disk.source).map_err(damaged)?;
+    let path = PathBuf::from(path);
+    let format = Format::named(&format).ok_or_else(|| {
+        PortError::lasting(
+            format!("disk {} is stored as `{format}`, which cannot be read", disk.key),
+            "use the version of ferry that began the copy",
             Mend::Person,
-        )),
-    }
+        )
+    })?;
+    let blocks = image(confine, &path, format)?.ok_or_else(|| replaced(&path))?;
+    let planned = Planned::new(blocks, resume)?;
+    let reader = Watched { planned, confine: confine.clone(), path, stamp };
+    reader.unchanged()?;
+    Ok(Box::new(reader))
 }
 
-fn image(confine: &Confine, path: &Path, format: Format) -> Result<Box<dyn Blocks>, PortError> {
-    match format {
-        Format::Raw => Ok(Box::new(flat::open(confine, path)?)),
-        Format::Qcow2 => Ok(Box::new(Qcow2::open(confine, path)?)),
-        Format::Vmdk => Err(unwritten(format)),
-    }
+/// Opens an image that is read at any place; `None` where it is read forward only.
+fn image(
+    confine: &Confine,
+    path: &Path,
+    format: Format,
+) -> Result<Option<Arc<dyn Blocks>>, PortError> {
+    Ok(Some(match format {
+        Format::Raw => Arc::new(flat::open(confine, path)?),
+        Format::Qcow2 => Arc::new(Qcow2::open(confine, path)?),
+        Format::Vmdk => match open_vmdk(confine, path)? {
+            Vmdk::Blocks(blocks) => blocks.into(),
+            Vmdk::StreamOptimized => return Ok(None),
+        },
+    }))
+}
+
+fn replaced(path: &Path) -> PortError {
+    PortError::lasting(
+        format!("{} changed during the copy", path.display()),
+        "leave the image alone while it is copied, and start again",
+        Mend::Source,
+    )
 }
 
 /// A reader of an image that must stay the file that it was.
@@ -184,13 +198,10 @@ struct Watched {
 impl Watched {
     fn unchanged(&self) -> Result<(), PortError> {
         if stamp_of(&self.confine, &self.path)? == self.stamp {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(replaced(&self.path))
         }
-        Err(PortError::lasting(
-            format!("{} changed during the copy", self.path.display()),
-            "leave the image alone while it is copied, and start again",
-            Mend::Source,
-        ))
     }
 }
 
@@ -222,45 +233,24 @@ fn inside(path: &Path) -> Option<(PathBuf, String)> {
     Some((std::fs::canonicalize(archive).ok()?, member))
 }
 
-/// Describes a stream-optimized VMDK: a file, or a member of an archive.
-fn stream(confine: &Confine, path: &Path, member: Option<&str>) -> Result<Disk, PortError> {
+/// Describes a stream-optimized VMDK.
+fn stream(confine: &Confine, path: &Path) -> Result<Disk, PortError> {
     let file = confine.read(path)?;
     let stamp = stamp(&file).map_err(|error| failed("look at", path, None, error))?;
-    let refused = |why: String, remedy: &str| {
-        PortError::lasting(format!("{}: {why}", path.display()), remedy, Mend::Source)
-    };
-    let (offset, length) = match member {
-        None => (0, stamp.size),
-        Some(name) => {
-            let members = tar::index(&file, stamp.size)
-                .map_err(|error| refused(error.to_string(), "transfer the archive again"))?;
-            let found = members.iter().find(|member| member.name == name).ok_or_else(|| {
-                let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-                let why = format!("it holds no `{}`", name.escape_debug());
-                refused(why, &format!("it holds {}", names.join(", ")))
-            })?;
-            (found.offset, found.size)
-        }
-    };
     let mut sector = [0; 512];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut sector, offset)
-        .map_err(|error| failed("read", path, Some(offset), error))?;
+    file.read_exact_at(&mut sector, 0).map_err(|error| failed("read", path, Some(0), error))?;
     let header = header(&sector).map_err(|(at, why)| {
-        refused(format!("at byte {}: {why}", offset + at), "export the VM again")
+        PortError::lasting(
+            format!("cannot read {} at byte {at}: {why}", path.display()),
+            "export the VM again",
+            Mend::Source,
+        )
     })?;
-    let stored = StoredDisk { path: utf8(path)?, stamp, offset, length };
+    let stored = StoredDisk { path: utf8(path)?, stamp, offset: 0, length: stamp.size };
     Ok(Disk {
-        stored: Some(Bytes(length)),
+        stored: Some(Bytes(stamp.size)),
         ..described(header.capacity, DiskFormat::StreamOptimized, stored.to_source())
     })
-}
-
-/// Tells whether a VMDK is stream-optimized.
-fn compressed(confine: &Confine, path: &Path) -> Result<bool, PortError> {
-    let mut sector = [0; 512];
-    let file = confine.read(path)?;
-    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut sector, 0);
-    Ok(read.is_ok() && header(&sector).is_ok())
 }
 
 fn described(capacity: u64, format: DiskFormat, source: SourceDisk) -> Disk {

@@ -160,7 +160,7 @@ pub(super) fn push(extents: &mut Vec<Extent>, from: u64, to: u64, content: Conte
     }
     match extents.last_mut() {
         Some(last) if last.content == content && last.end() == from => {
-            last.length = to - last.offset
+            last.length = to - last.offset;
         }
         _ => extents.push(Extent { offset: from, length: to - from, content }),
     }

@@ -12,6 +12,7 @@ pub mod archive;
 pub mod boot;
 pub mod make;
 pub mod manifest;
+pub(crate) mod member;
 pub mod ovf;
 pub mod package;
 pub mod tar;

@@ -19,10 +19,10 @@ fn qemu_img(folder: &Folder, arguments: &[&str]) -> Result<(), String> {
     let mut run = std::process::Command::new("timeout");
     run.args(["60", "qemu-img"]).args(arguments).current_dir(folder.0.path());
     let output = run.output().expect("`qemu-img` is installed");
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    if output.status.success() {
+        return Ok(());
     }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// Numbers that depend on a seed only.

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use expect_test::expect;
 
 use super::*;
-use crate::adapter::image::sparse::tests::{DESCRIPTOR, image, sample};
+use crate::adapter::image::sparse::tests::{DESCRIPTOR, image, sample, told};
 use crate::adapter::image::vmdk_write::write_stream_optimized;
 
 /// A folder with a descriptor and extents in it.
@@ -86,15 +86,12 @@ fn extents_of_all_kinds_make_one_disk() {
         ("a-s002.vmdk", &split),
     ]);
     let expected =
-        [&flat[2 * 512..18 * 512], &[0; 100 * 512], &split_disk, &flat, &flat[..2 * 512]].concat();
+        [&flat[2 * 512..18 * 512], &vec![0; 100 * 512], &split_disk, &flat, &flat[..2 * 512]]
+            .concat();
     let blocks = folder.blocks("a.vmdk").unwrap();
     assert_eq!(blocks.in_flight(), 4);
     assert!(read(blocks.as_ref()).unwrap() == expected);
-    let extents = blocks.extents(0, blocks.size()).unwrap();
-    let told: String = extents
-        .iter()
-        .map(|extent| format!("{}+{} {:?}\n", extent.offset, extent.length, extent.content))
-        .collect();
+    let told = told(&blocks.extents(0, blocks.size()).unwrap());
     // ZERO and the empty start of the sparse extent are one.
     expect![[r#"
         0+8192 Data
@@ -140,7 +137,8 @@ fn what_is_no_hosted_disk_is_refused_by_name() {
         cannot read /a.vmdk: it is a snapshot of ESXi (`seSparse`) and holds only the differences
         cannot read /a.vmdk at byte 0 of 17: it starts with `QFI\xfb\x00\x00\x00\x03`: it is no VMDK
         cannot read /a.vmdk at byte 0 of 1048792: a descriptor of 1048792 bytes: at most 1048576
-    "#]].assert_eq(&files.map(refusal).concat());
+    "#]]
+    .assert_eq(&files.map(refusal).concat());
 }
 
 #[test]
@@ -297,10 +295,14 @@ fn links_and_the_descriptor_by_another_name_are_no_extents() {
     let folder = Folder::new(&[("a.vmdk", text.as_bytes())]);
     let extent = folder.0.path().join("a-flat.vmdk");
     fs::hard_link(folder.0.path().join("a.vmdk"), &extent).unwrap();
-    expect!["cannot read /a.vmdk in line 9: the extent's file `a-flat.vmdk` is the descriptor itself"].assert_eq(&folder.refusal("a.vmdk"));
+    expect![
+        "cannot read /a.vmdk in line 9: the extent's file `a-flat.vmdk` is the descriptor itself"
+    ]
+    .assert_eq(&folder.refusal("a.vmdk"));
     fs::remove_file(&extent).unwrap();
     symlink("/etc/passwd", &extent).unwrap();
-    expect!["cannot open /a-flat.vmdk: Too many levels of symbolic links (os error 40)"].assert_eq(&folder.refusal("a.vmdk"));
+    expect!["cannot open /a-flat.vmdk: Too many levels of symbolic links (os error 40)"]
+        .assert_eq(&folder.refusal("a.vmdk"));
 }
 
 #[test]

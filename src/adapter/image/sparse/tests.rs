@@ -70,6 +70,15 @@ pub(in crate::adapter::image) fn image(
     (image, disk)
 }
 
+/// Writes extents, one a line.
+pub(in crate::adapter::image) fn told(extents: &[Extent]) -> String {
+    let mut told = String::new();
+    for Extent { offset, length, content } in extents {
+        told += &format!("{offset}+{length} {content:?}\n");
+    }
+    told
+}
+
 /// A folder with an image in it.
 struct Folder(tempfile::TempDir);
 
@@ -126,13 +135,7 @@ fn every_range_reads_as_the_disk() {
 fn extents_are_told_by_the_tables_and_merged() {
     let folder = Folder::new(&sample().0);
     let sparse = folder.open().unwrap();
-    let told = |from: u64, length: u64| {
-        let extents = sparse.extents(from, length).unwrap();
-        let told = extents
-            .iter()
-            .map(|Extent { offset, length, content }| format!("{offset}+{length} {content:?}\n"));
-        told.collect::<String>()
-    };
+    let told = |from, length| told(&sparse.extents(from, length).unwrap());
     expect![[r#"
         0+12288 Data
         12288+12288 Zero
