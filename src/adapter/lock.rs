@@ -2,9 +2,10 @@
 //! in the same process is kept out as well.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(super) fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), PortE
                         path.display(),
                         wait.as_secs()
                     ),
-                    "end that process; a VM that was started from a disk must be shut down first",
+                    "wait for that process or end it; a VM that was started from a disk must be shut down first",
                 ));
             }
             Err(error) => {
@@ -47,6 +48,46 @@ pub(super) fn lock(file: &File, path: &Path, wait: Duration) -> Result<(), PortE
                 ));
             }
         }
+    }
+}
+
+/// A file that is there only to be locked, and removed when it is dropped. What a killed process left is taken over.
+#[derive(Debug)]
+pub struct LockFile {
+    path: PathBuf,
+    /// Owns the lock.
+    _file: File,
+}
+
+impl LockFile {
+    /// Makes and locks it; fails at once where another process, or another part of this one, holds it.
+    pub fn take(path: PathBuf) -> Result<Self, PortError> {
+        let failed = |error: io::Error| {
+            PortError::lasting(
+                format!("cannot make {}: {error}", path.display()),
+                "let ferry's user write to its folder",
+                Mend::Person,
+            )
+        };
+        loop {
+            let mut options = File::options();
+            let file = options.create(true).truncate(false).write(true).open(&path);
+            let file = file.map_err(failed)?;
+            lock(&file, &path, Duration::ZERO)?;
+            // Whoever held it before may have removed it in between: that file locks nobody out.
+            let own = file.metadata().map_err(failed)?;
+            let named = fs::symlink_metadata(&path);
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // A file that stays is taken over.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

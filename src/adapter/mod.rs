@@ -7,7 +7,7 @@ pub mod git;
 pub mod image;
 pub mod local;
 pub mod location;
-mod lock;
+pub mod lock;
 pub mod ova;
 pub mod secret;
 pub mod store;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
 use crate::adapter::image::files::{Files, Format, source};
+use crate::adapter::lock::LockFile;
 use crate::cli::live::style;
 use crate::cli::log::screen;
 use crate::cli::{Exit, answer, explained, signals, tell, watched};
@@ -121,6 +122,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let confine = Confine::new([PathBuf::from("/")]);
     let disk = source(&confine, &from, source_format).map_err(explained)?;
     let place = Place::of(&target)?;
+    if fs::canonicalize(&target).is_ok_and(|target| fs::canonicalize(&from).ok() == Some(target)) {
+        bail!("{from} cannot be its own copy … hint: name another file");
+    }
+    let _alone = place.alone()?;
     let mut kept = place.begin(&confine, &disk, format, force)?;
     let files = Files::new(confine, format);
     let stop = Arc::new(AtomicBool::new(false));
@@ -236,6 +241,11 @@ impl Place {
         })
     }
 
+    /// Keeps every other copy to this name away for as long as the answer lives.
+    fn alone(&self) -> anyhow::Result<LockFile> {
+        LockFile::take(self.part.with_added_extension("lock")).map_err(explained)
+    }
+
     /// Makes the file that the copy grows in, or finds the one that it stopped in.
     fn begin(
         &self,
@@ -257,19 +267,22 @@ impl Place {
         }
         let fresh = Kept { disk: disk.clone(), format, checkpoint: None };
         if !force && let Some(kept) = self.earlier()? {
-            if (&kept.disk, kept.format) == (disk, format) {
+            if (&kept.disk, kept.format) != (disk, format) {
+                bail!(
+                    "{} holds a part of another disk, or of this one before it changed … hint: `--force` starts again",
+                    self.part.display()
+                );
+            }
+            // Before its first checkpoint nothing of a copy is worth going on with, not even the file itself.
+            if kept.checkpoint.is_some() {
                 return Ok(kept);
             }
-            bail!(
-                "{} holds a part of another disk, or of this one before it changed … hint: `--force` starts again",
-                self.part.display()
-            );
         }
         for path in [&self.part, &self.map, &self.kept] {
             remove(path)?;
         }
-        Files::make(confine, &self.part, disk.capacity, format).map_err(explained)?;
         self.keep(&fresh)?;
+        Files::make(confine, &self.part, disk.capacity, format).map_err(explained)?;
         Ok(fresh)
     }
 
@@ -332,8 +345,8 @@ struct Screen {
     clock: SystemClock,
     began: SignedDuration,
     told: SignedDuration,
-    /// Where this copy, or the comparison after it, began.
-    first: Option<u64>,
+    /// Where and when this copy, or the comparison after it, began.
+    first: Option<(u64, SignedDuration)>,
     total: Bytes,
     bar: Option<ProgressBar>,
     stop: Arc<AtomicBool>,
@@ -356,7 +369,7 @@ impl Screen {
 
     fn hear(&mut self, stage: &'static str, heard: Heard) -> Flow {
         if let Heard::Progress(done) = heard {
-            let first = *self.first.get_or_insert(done.0);
+            let first = *self.first.get_or_insert((done.0, self.clock.elapsed()));
             if let Some(bar) = &self.bar {
                 bar.set_message(stage);
                 bar.set_position(done.0);
@@ -369,9 +382,9 @@ impl Screen {
     }
 
     /// Says how far it is, how fast, and how long the rest takes at that pace.
-    fn line(&self, stage: &str, done: Bytes, first: u64) -> String {
-        let seconds = (self.clock.elapsed() - self.began).as_secs().max(1);
-        let pace = done.0.saturating_sub(first) / u64::try_from(seconds).unwrap_or(1);
+    fn line(&self, stage: &str, done: Bytes, first: (u64, SignedDuration)) -> String {
+        let seconds = (self.clock.elapsed() - first.1).as_secs().max(1);
+        let pace = done.0.saturating_sub(first.0) / u64::try_from(seconds).unwrap_or(1);
         let left = self.total.0.saturating_sub(done.0).checked_div(pace);
         let left = left.and_then(|left| i64::try_from(left).ok()).map(SignedDuration::from_secs);
         let left = left.map(|left| format!(", {} left", lasting(left))).unwrap_or_default();

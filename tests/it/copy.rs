@@ -98,6 +98,7 @@ fn what_exists_stays_and_what_is_not_told_is_not_guessed() {
         ["none.raw", "d.raw"],
         ["bad.qcow2", "d.raw"],
         ["a.raw", "nowhere/d.raw"],
+        ["a.raw", "./a.raw"],
     ];
     let root = sandbox.path("").display().to_string();
     let told: String = refused
@@ -112,6 +113,7 @@ fn what_exists_stays_and_what_is_not_told_is_not_guessed() {
         error: cannot open none.raw: No such file or directory (os error 2) … hint: check the name, and that the file is still there
         error: cannot read the disk in bad.qcow2 at byte 0: it is shorter than the header of a qcow2 … hint: compare the file with its source; `qemu-img check` says what else is wrong with it
         error: cannot open the folder nowhere: No such file or directory (os error 2)
+        error: a.raw cannot be its own copy … hint: name another file
     "#]].assert_eq(&told);
     assert_eq!(fs::read(sandbox.path("b.raw")).unwrap(), b"mine");
     sandbox.ferry(["copy", "a.disk", "b.raw", "--source-format", "raw", "--force"]).expect(0);
@@ -122,9 +124,12 @@ fn what_exists_stays_and_what_is_not_told_is_not_guessed() {
 fn an_interrupted_copy_goes_on_and_one_of_another_disk_does_not() {
     let sandbox = Sandbox::new();
     patterned(&sandbox, "a.raw", 2048);
+    patterned(&sandbox, "other.raw", 1);
     let running = sandbox.start(["copy", "a.raw", "b.qcow2"]);
     let kept = sandbox.path("b.qcow2.part.json");
     until(60, "the copy begins", || kept.exists());
+    let second = sandbox.ferry(["copy", "other.raw", "b.qcow2", "--force"]).expect(1);
+    assert!(second.stderr.contains("b.qcow2.part.lock is in use by ferry"), "{}", second.stderr);
     let id = Pid::from_raw(running.id().try_into().unwrap()).unwrap();
     kill_process(id, Signal::INT).unwrap();
     let ran = running.wait().expect(130);
@@ -135,7 +140,6 @@ fn an_interrupted_copy_goes_on_and_one_of_another_disk_does_not() {
     );
     assert!(!sandbox.path("b.qcow2").exists());
 
-    patterned(&sandbox, "other.raw", 1);
     let other = sandbox.ferry(["copy", "other.raw", "b.qcow2"]).expect(1);
     assert!(other.stderr.contains("holds a part of another disk"), "{}", other.stderr);
     let ran = sandbox.ferry(["copy", "a.raw", "b.qcow2", "--output", "json"]).expect(0);
