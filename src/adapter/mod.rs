@@ -8,6 +8,7 @@ pub mod image;
 pub mod local;
 pub mod location;
 pub mod lock;
+pub mod nbd;
 pub mod ova;
 pub mod secret;
 pub mod store;
