@@ -18,6 +18,8 @@ mod full;
 mod guest;
 mod kill;
 #[cfg(feature = "peers")]
+mod nbd;
+#[cfg(feature = "peers")]
 mod peers;
 mod project;
 #[cfg(feature = "peers")]

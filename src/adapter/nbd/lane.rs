@@ -27,6 +27,15 @@ struct Held {
     given_up: Option<Failure>,
 }
 
+/// A connection that was lost.
+#[derive(Debug)]
+struct Lost {
+    number: u64,
+    /// How large the export was over it.
+    size: u64,
+    cause: String,
+}
+
 impl Lane {
     /// Takes a connection.
     pub(super) fn new(link: Link) -> Self {
@@ -43,8 +52,9 @@ impl Lane {
         let (mut number, mut link) = self.current();
         for _ in 0..RESENDS_MAX {
             match ask(&link) {
-                Err(Failure::Lost(_)) => {
-                    (number, link) = self.replace(number, link.terms().size, address, patience)?;
+                Err(Failure::Lost(cause)) => {
+                    let lost = Lost { number, size: link.terms().size, cause };
+                    (number, link) = self.replace(lost, address, patience)?;
                 }
                 other => return other,
             }
@@ -63,19 +73,18 @@ impl Lane {
     /// number of tries.
     fn replace(
         &self,
-        lost: u64,
-        size: u64,
+        lost: Lost,
         address: &Address,
         patience: &Patience,
     ) -> Result<(u64, Arc<Link>), Failure> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.number != lost {
+        if held.number != lost.number {
             return Ok((held.number, Arc::clone(&held.link)));
         }
         if let Some(failure) = &held.given_up {
             return Err(failure.clone());
         }
-        let mut opened = Err(Failure::Lost("nobody tried to connect again".to_owned()));
+        let mut opened = Err(Failure::Lost(lost.cause));
         for pause in &patience.pauses {
             thread::sleep(*pause);
             opened = Link::open(address, patience);
@@ -84,8 +93,8 @@ impl Lane {
             }
         }
         let same = opened.and_then(|link| match link.terms().size {
-            now if now == size => Ok(link),
-            now => Err(Failure::Resized { before: size, now }),
+            now if now == lost.size => Ok(link),
+            now => Err(Failure::Resized { before: lost.size, now }),
         });
         match same {
             Ok(link) => {

@@ -83,10 +83,14 @@ impl Socket {
 }
 
 /// Tells a timeout from other errors: the kernel calls it "would block".
-fn named(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            io::Error::new(io::ErrorKind::TimedOut, "no byte passed within the time limit")
+fn named(socket: &Socket, error: io::Error) -> io::Error {
+    let limit = match socket {
+        Socket::Tcp(stream) => stream.read_timeout(),
+        Socket::Unix(stream) => stream.read_timeout(),
+    };
+    match (error.kind(), limit) {
+        (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Ok(Some(limit))) => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no byte passed for {limit:?}"))
         }
         _ => error,
     }
@@ -103,7 +107,7 @@ impl Read for &Socket {
             Socket::Tcp(stream) => (&*stream).read(buffer),
             Socket::Unix(stream) => (&*stream).read(buffer),
         }
-        .map_err(named)
+        .map_err(|error| named(self, error))
     }
 }
 
@@ -119,7 +123,7 @@ impl Write for &Socket {
             Socket::Tcp(stream) => (&*stream).write(bytes),
             Socket::Unix(stream) => (&*stream).write(bytes),
         }
-        .map_err(named)
+        .map_err(|error| named(self, error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -141,6 +145,10 @@ impl<'a> Hurried<'a> {
         Self { socket, clock: SystemClock::start(), limit }
     }
 
+    fn told(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::TimedOut { late(self.limit) } else { error }
+    }
+
     fn hurry(&self) -> io::Result<()> {
         let passed = self.clock.elapsed().unsigned_abs();
         match self.limit.checked_sub(passed).filter(|left| !left.is_zero()) {
@@ -153,14 +161,14 @@ impl<'a> Hurried<'a> {
 impl Read for Hurried<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.hurry()?;
-        self.socket.read(buffer)
+        self.socket.read(buffer).map_err(|error| self.told(error))
     }
 }
 
 impl Write for Hurried<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.hurry()?;
-        self.socket.write(bytes)
+        self.socket.write(bytes).map_err(|error| self.told(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
