@@ -78,7 +78,17 @@ impl StoredDisk {
     }
 }
 
-impl ImageDisk {
+/// A disk that is read at any place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlocksDisk {
+    /// An image.
+    Image(ImageDisk),
+    /// The address of an export of an NBD server.
+    Nbd(String),
+}
+
+impl BlocksDisk {
     /// Writes it down.
     pub fn to_source(&self) -> SourceDisk {
         SourceDisk(serde_json::to_string(self).expect("plain fields always serialize"))

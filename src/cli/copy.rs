@@ -30,8 +30,9 @@ use crate::port::Clock as _;
 
 /// Copies one disk image: sparse, hashed, and from where it stopped where it was stopped.
 ///
-/// Reads raw files and block devices, qcow2, VMDK (sparse, flat, in several files, stream-optimized), and the disks of an OVA
-/// (`web.ova/web-disk1.vmdk`), which are compared with its manifest. Writes raw and qcow2 files.
+/// Reads raw files and block devices, qcow2, VMDK (sparse, flat, in several files, stream-optimized), the disks of an OVA
+/// (`web.ova/web-disk1.vmdk`), which are compared with its manifest, and exports of NBD servers (`nbd://HOST[:PORT]/EXPORT`,
+/// `nbd+unix:///EXPORT?socket=PATH`), without TLS. Writes raw and qcow2 files.
 ///
 /// The copy grows in `DST.part`, with what is known of it beside it, and takes its name once all of it is durable: the same
 /// command again goes on from the last checkpoint. Nothing that exists is replaced without `--force`.
@@ -40,6 +41,7 @@ use crate::port::Clock as _;
 Examples:
   ferry copy web.ova/web-disk1.vmdk web.raw   a disk of an archive, without unpacking it
   ferry copy --verify old.vmdk new.qcow2      reads the copy again and compares it
+  ferry copy 'nbd+unix:///?socket=/run/nbd.sock' disk.raw
   ferry copy --source-format raw /dev/vg0/db db.qcow2
 
 Exit codes:

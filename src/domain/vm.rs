@@ -59,7 +59,7 @@ impl Checksum {
 pub enum DiskFormat {
     /// A stream-optimized VMDK, read forward only.
     StreamOptimized,
-    /// An image that is read at any place; which one, and of what format, stands in [`Disk::source`].
+    /// An image or a server that is read at any place; what it is stands in [`Disk::source`].
     Blocks,
     /// An empty disk: the source describes it and stores nothing.
     Empty,

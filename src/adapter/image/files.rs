@@ -1,9 +1,10 @@
-//! Disks by their paths, as a person names them.
+//! Disks by their paths and addresses, as a person names them.
 //!
 //! # Guarantees
 //!
 //! - A format is told, by an option or by the end of a name; only which kind of VMDK it is stands in the VMDK itself.
-//! - An image is the file that it was when the copy began, from its start to its end and over resumed copies.
+//! - An image is the file that it was when the copy began, from its start to its end and over resumed copies. A server is
+//!   believed that its export of the same size is the same disk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,7 +22,8 @@ use crate::adapter::image::qcow2::{Qcow2, Qcow2Disk};
 use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
 use crate::adapter::image::{LOCK_WAIT, LocalImages, damaged};
-use crate::adapter::location::{ImageDisk, Stamp, StoredDisk};
+use crate::adapter::location::{BlocksDisk, ImageDisk, Stamp, StoredDisk};
+use crate::adapter::nbd::{Address, Export};
 use crate::adapter::ova::member::disk;
 use crate::adapter::ova::package::stamp;
 use crate::copy::plan::Planned;
@@ -118,9 +120,14 @@ impl Images for Files {
     }
 }
 
-/// Looks at what a person named: a file, or a file inside of an OVA.
+/// Looks at what a person named: a file, a file inside of an OVA, or an address.
 pub fn source(confine: &Confine, text: &str, format: Option<Format>) -> Result<Disk, PortError> {
     let named = Path::new(text);
+    if SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
+        let export = export(text)?;
+        let place = BlocksDisk::Nbd(text.to_owned());
+        return Ok(described(export.size(), DiskFormat::Blocks, place.to_source()));
+    }
     if let Some((archive, member)) = inside(named) {
         return disk(confine, &archive, &member);
     }
@@ -137,7 +144,7 @@ pub fn source(confine: &Confine, text: &str, format: Option<Format>) -> Result<D
     };
     let stamp = stamp_of(confine, &path)?;
     let path = utf8(&path)?;
-    let place = ImageDisk { path, format: format.name().to_owned(), stamp };
+    let place = BlocksDisk::Image(ImageDisk { path, format: format.name().to_owned(), stamp });
     Ok(described(blocks.size(), DiskFormat::Blocks, place.to_source()))
 }
 
@@ -147,7 +154,13 @@ pub(super) fn reader(
     disk: &Disk,
     resume: Option<&str>,
 ) -> Result<Box<dyn BlockReader>, PortError> {
-    let ImageDisk { path, format, stamp } = ImageDisk::parse(&disk.source).map_err(damaged)?;
+    let ImageDisk { path, format, stamp } = match BlocksDisk::parse(&disk.source) {
+        Ok(BlocksDisk::Image(image)) => image,
+        Ok(BlocksDisk::Nbd(address)) => {
+            return Ok(Box::new(Planned::new(Arc::new(export(&address)?), resume)?));
+        }
+        Err(error) => return Err(damaged(error)),
+    };
     let path = PathBuf::from(path);
     let format = Format::named(&format).ok_or_else(|| {
         PortError::lasting(
@@ -161,6 +174,19 @@ pub(super) fn reader(
     let reader = Watched { planned, confine: confine.clone(), path, stamp };
     reader.unchanged()?;
     Ok(Box::new(reader))
+}
+
+/// What the addresses of servers begin with.
+const SCHEMES: [&str; 3] = ["nbd:", "nbd+unix:", "nbds:"];
+
+/// How many connections are made to a server that allows several.
+const CONNECTIONS: usize = 4;
+
+fn export(address: &str) -> Result<Export, PortError> {
+    let parsed = address.parse::<Address>().map_err(|error| {
+        PortError::lasting(format!("{address}: {error}"), error.hint(), Mend::Person)
+    })?;
+    Export::connect(&parsed, CONNECTIONS)
 }
 
 /// Opens an image that is read at any place; `None` where it is read forward only.
