@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use ferry::adapter::nbd::{Address, Export};
+use ferry::adapter::nbd::Export;
+use ferry::adapter::nbd::address::Address;
 use ferry::extent::Content;
 use ferry::port::Blocks;
 
@@ -77,7 +78,7 @@ impl Served {
     }
 
     /// Opens the export as soon as the server is up.
-    fn open(&self, address: &str, connections: usize) -> Export {
+    fn open(address: &str, connections: usize) -> Export {
         let address: Address = address.parse().unwrap();
         let opened = Mutex::new(None);
         until(30, &format!("{address} is served"), || {
@@ -141,7 +142,7 @@ fn a_disk_of_qemu_nbd_is_read() {
     let mut served = Served::new();
     let (socket, disk) = (served.path("socket"), served.path("disk.raw"));
     served.start("qemu-nbd", &["-r", "-t", "-k", &socket, "-f", "raw", "-x", "a disk", &disk]);
-    let export = served.open(&format!("nbd+unix:///a%20disk?socket={socket}"), 4);
+    let export = Served::open(&format!("nbd+unix:///a%20disk?socket={socket}"), 4);
     served.read_whole(&export);
     assert!(served.zeros(&export) > 30 << 20);
     // What is not aligned to anything is read as well.
@@ -162,7 +163,7 @@ fn a_qcow2_disk_of_qemu_nbd_promises_zeros_where_nothing_was_written() {
     let qcow2 = served.path("disk.qcow2");
     peers::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &disk, &qcow2]);
     served.start("qemu-nbd", &["-r", "-t", "-e", "8", "-k", &socket, "-f", "qcow2", &qcow2]);
-    let export = served.open(&served.address(), 4);
+    let export = Served::open(&served.address(), 4);
     served.read_whole(&export);
     assert!(served.zeros(&export) > 30 << 20);
 }
@@ -171,7 +172,7 @@ fn a_qcow2_disk_of_qemu_nbd_promises_zeros_where_nothing_was_written() {
 fn a_disk_of_nbdkit_is_read_over_several_connections() {
     let mut served = Served::new();
     served.nbdkit(&[], &[]);
-    let export = served.open(&served.address(), 4);
+    let export = Served::open(&served.address(), 4);
     assert_eq!(export.connections(), 4);
     served.read_whole(&export);
     assert!(served.zeros(&export) > 30 << 20);
@@ -183,7 +184,7 @@ fn a_disk_is_read_over_tcp() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (port, disk) = (free.to_string(), served.path("disk.raw"));
     served.start("nbdkit", &["-f", "-i", "127.0.0.1", "-p", &port, "file", &disk]);
-    let export = served.open(&format!("nbd://localhost:{port}"), 2);
+    let export = Served::open(&format!("nbd://localhost:{port}"), 2);
     assert_eq!(export.connections(), 2);
     served.read_whole(&export);
     assert!(served.zeros(&export) > 30 << 20);
@@ -193,7 +194,7 @@ fn a_disk_is_read_over_tcp() {
 fn slow_answers_are_waited_for_all_at_once() {
     let mut served = Served::new();
     served.nbdkit(&["--filter=delay"], &["rdelay=100ms"]);
-    let export = served.open(&served.address(), 1);
+    let export = Served::open(&served.address(), 1);
     let begun = Instant::now();
     served.read_whole(&export);
     // One after the other they would take 19 s; 16 at once take 1.3 s.
@@ -205,7 +206,7 @@ fn a_server_without_what_is_new_is_read() {
     for old in [["--no-sr"].as_slice(), &["--mask-handshake=0"], &["--filter=noextents"]] {
         let mut served = Served::new();
         served.nbdkit(old, &[]);
-        let export = served.open(&served.address(), 4);
+        let export = Served::open(&served.address(), 4);
         served.read_whole(&export);
         assert_eq!(served.zeros(&export), 0, "{old:?}");
     }
@@ -221,7 +222,7 @@ fn the_block_sizes_of_a_server_are_kept() {
         &["--filter=blocksize-policy", "--filter=truncate"],
         &[sizes.as_slice(), &["round-down=4096"]].concat(),
     );
-    let export = served.open(&served.address(), 4);
+    let export = Served::open(&served.address(), 4);
     assert_eq!(export.size(), SIZE - 512);
     for (offset, length) in [(0, 1 << 20), (5_555_555, 7), (6_000_001, 300_000), (SIZE - 999, 487)]
     {
@@ -238,7 +239,7 @@ fn errors_of_the_storage_are_told_and_the_rest_is_read() {
     let trigger: PathBuf = served.sandbox.write("trigger", "");
     let file = format!("error-file={}", trigger.display());
     served.nbdkit(&["--filter=error"], &["error-pread=EIO", "error-pread-rate=100%", &file]);
-    let export = served.open(&served.address(), 1);
+    let export = Served::open(&served.address(), 1);
     let fault = export.read(4096, &mut [0; 4096]).unwrap_err().fault;
     let expected = format!(
         "cannot read {} at byte 4096: the server answered with EIO (it says no more)",
@@ -253,7 +254,7 @@ fn errors_of_the_storage_are_told_and_the_rest_is_read() {
 fn a_server_that_is_started_again_is_read_on() {
     let mut served = Served::new();
     served.nbdkit(&[], &[]);
-    let export = served.open(&served.address(), 4);
+    let export = Served::open(&served.address(), 4);
     served.read_whole(&export);
     served.stop();
     fs::remove_file(served.path("socket")).unwrap();

@@ -1,4 +1,4 @@
-//! What the chunks of a reply add up to. Pure but for the bytes that are read, so that no server's words are needed to test it.
+//! What the chunks of a reply add up to. Their bytes are read from anything, so that no server is needed to test it.
 
 use std::collections::BTreeMap;
 use std::io::Read;

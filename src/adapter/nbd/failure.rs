@@ -15,6 +15,9 @@ pub(super) enum Failure {
     /// The connection ended, or nothing came for too long. The same may be asked again over another connection.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// Nobody answers at the address.
+    #[error("the server cannot be reached: {0}")]
+    Unreached(String),
     /// The server said what the protocol does not allow, so that nothing after it can be trusted.
     #[error("the server broke the protocol: {0}")]
     Lie(String),
@@ -62,7 +65,7 @@ impl Failure {
         let text = format!("cannot {what} {address}{place}: {self}");
         let lasting = |remedy| PortError::lasting(text.clone(), remedy, Mend::Source);
         match self {
-            Self::Lost(_) => {
+            Self::Lost(_) | Self::Unreached(_) => {
                 PortError::passing(text.clone(), "see whether the NBD server runs and is reached")
             }
             Self::Lie(_) => {

@@ -21,7 +21,7 @@ const MINIMUM_MAX: u32 = 64 << 10;
 
 const INIT: u64 = u64::from_be_bytes(*b"NBDMAGIC");
 const OPTION: u64 = u64::from_be_bytes(*b"IHAVEOPT");
-const OLD_STYLE: u64 = 0x0042_0281_8612_53;
+const OLD_STYLE: u64 = 0x0000_4202_8186_1253;
 const REPLY: u64 = 0x0003_e889_0455_65a9;
 
 const FIXED_NEWSTYLE: u16 = 1;
@@ -40,7 +40,8 @@ const UNSUPPORTED: u32 = ERROR + 1;
 
 const INFO_EXPORT: u16 = 0;
 const INFO_BLOCK_SIZE: u16 = 3;
-const MULTI_CONN: u16 = 1 << 8;
+/// The transmission flags mean something, and several connections see the same data.
+const MULTI_CONN: u16 = 1 | 1 << 8;
 
 const ALLOCATION: &[u8] = b"base:allocation";
 
@@ -170,7 +171,7 @@ fn describe(terms: &mut Terms, size: u64, transmission: u16) -> Result<(), Failu
         return Err(Failure::Lie(format!("it calls the export {size} bytes large")));
     }
     terms.size = size;
-    terms.multi = transmission & MULTI_CONN != 0;
+    terms.multi = transmission & MULTI_CONN == MULTI_CONN;
     Ok(())
 }
 
@@ -244,4 +245,83 @@ fn text(text: &[u8]) -> Vec<u8> {
 
 fn counted(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).expect("names have at most 4096 bytes").to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read, Write};
+
+    use proptest::prelude::*;
+
+    use super::{PAYLOAD_MAX, SIZE_MAX, shake};
+
+    /// A server that says the same whatever it is asked.
+    struct Canned(io::Cursor<Vec<u8>>);
+
+    impl Read for Canned {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Canned {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Replies to the three options in turn, most of them of types that mean something.
+    fn replies() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![
+            3 => Just(1_u32), 3 => Just(3), 2 => Just(4), 1 => Just((1 << 31) + 1), 1 => any::<u32>()
+        ];
+        let data = prop_oneof![
+            Just(b"\0\0\0\x07base:allocation".to_vec()),
+            any::<[u8; 10]>().prop_map(|rest| [&[0, 0], &rest[..]].concat()),
+            any::<[u8; 12]>().prop_map(|rest| [&[0, 3], &rest[..]].concat()),
+            (0_u32..20, 0_u32..20).prop_map(|(minimum, maximum)| {
+                let sizes = [1 << minimum, 4096_u32, 1 << maximum].map(u32::to_be_bytes).concat();
+                [&[0, 3], sizes.as_slice()].concat()
+            }),
+            prop::collection::vec(any::<u8>(), 0..30),
+        ];
+        prop::collection::vec((kind, data), 0..12).prop_map(|replies| {
+            let mut bytes = Vec::new();
+            let mut options = [8_u32, 10, 7].into_iter();
+            let mut option = options.next().unwrap();
+            for (kind, data) in replies {
+                bytes.extend(super::REPLY.to_be_bytes());
+                for field in [option, kind, u32::try_from(data.len()).unwrap()] {
+                    bytes.extend(field.to_be_bytes());
+                }
+                bytes.extend(data);
+                if kind == 1 || kind >= 1 << 31 {
+                    option = options.next().unwrap_or(7);
+                }
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_is_refused_or_makes_sound_terms(
+            flags in 0_u16..4, replies in replies(), rest in prop::collection::vec(any::<u8>(), 0..200)
+        ) {
+            let greeting = [b"NBDMAGICIHAVEOPT".as_slice(), &flags.to_be_bytes()].concat();
+            for said in [[&greeting[..], &replies, &rest].concat(), [&greeting[..], &rest].concat(), rest] {
+                if let Ok(terms) = shake(&mut Canned(io::Cursor::new(said)), "disk") {
+                    prop_assert!(terms.size <= SIZE_MAX);
+                    prop_assert!(terms.minimum.is_power_of_two());
+                    prop_assert!(terms.maximum >= terms.minimum && terms.maximum <= PAYLOAD_MAX);
+                    prop_assert_eq!(terms.maximum % terms.minimum, 0);
+                    prop_assert!(terms.structured || terms.allocation.is_none());
+                }
+            }
+        }
+    }
 }

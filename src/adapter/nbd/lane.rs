@@ -88,7 +88,7 @@ impl Lane {
         for pause in &patience.pauses {
             thread::sleep(*pause);
             opened = Link::open(address, patience);
-            if !matches!(opened, Err(Failure::Lost(_))) {
+            if !matches!(opened, Err(Failure::Lost(_) | Failure::Unreached(_))) {
                 break;
             }
         }

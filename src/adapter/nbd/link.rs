@@ -59,7 +59,8 @@ struct Replies {
 impl Link {
     /// Connects and agrees with the server on terms.
     pub(super) fn open(address: &Address, patience: &Patience) -> Result<Self, Failure> {
-        let socket = Socket::connect(address, patience.connect).map_err(Failure::lost)?;
+        let socket = Socket::connect(address, patience.connect);
+        let socket = socket.map_err(|error| Failure::Unreached(error.to_string()))?;
         let terms = shake(&mut Hurried::new(&socket, patience.connect), &address.export)?;
         socket.set_patience(patience.silence).map_err(Failure::lost)?;
         let reader =

@@ -15,20 +15,7 @@
 //! # Errors
 //! Lost connections and failures of the server's storage may pass; refusals, broken rules and another size do not.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use crate::extent::Extent;
-use crate::journal::record::Mend;
-use crate::port::{Blocks, PortError};
-
-use failure::Failure;
-use lane::Lane;
-use link::Link;
-
-pub use address::{Address, AddressError, Server};
-
-mod address;
+pub mod address;
 mod answer;
 mod failure;
 mod handshake;
@@ -36,6 +23,20 @@ mod lane;
 mod link;
 mod socket;
 mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::adapter::nbd::address::Address;
+use crate::adapter::nbd::failure::Failure;
+use crate::adapter::nbd::lane::Lane;
+use crate::adapter::nbd::link::Link;
+use crate::extent::Extent;
+use crate::journal::record::Mend;
+use crate::port::{Blocks, PortError};
 
 /// How many requests are worth having on their way, over all connections: as many as nbdkit has threads for one of them.
 const IN_FLIGHT: usize = 16;
@@ -169,6 +170,3 @@ impl Blocks for Export {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -135,3 +135,31 @@ fn array<const LENGTH: usize>(from: &mut dyn Read) -> Result<[u8; LENGTH], Failu
     from.read_exact(&mut bytes).map_err(Failure::lost)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{error, header, request};
+
+    #[test]
+    fn a_request_is_written_as_the_protocol_has_it() {
+        let expected = b"\x25\x60\x95\x13\0\0\0\x07\0\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\x02\0";
+        assert_eq!(&request(7, 5, 65536, 512), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(
+            magic in prop_oneof![Just(0x6744_6698_u32), Just(0x668e_33ef), any::<u32>()],
+            kind in 0x8000_u16..0x8004, length in prop_oneof![0_u32..60, any::<u32>()],
+            rest in prop::collection::vec(any::<u8>(), 0..60)
+        ) {
+            let _ = header(&mut [magic.to_be_bytes().as_slice(), &rest].concat().as_slice());
+            let mut left = rest.as_slice();
+            if error(kind, length, &mut left).is_ok() {
+                prop_assert_eq!(rest.len() - left.len(), usize::try_from(length).unwrap());
+            }
+        }
+    }
+}

@@ -83,8 +83,8 @@ proptest! {
             0..30
         )
     ) {
-        let mut taken = vec![false; 100];
-        let mut buffer = vec![0xee; 100];
+        let mut taken = [false; 100];
+        let mut buffer = [0xee; 100];
         let mut filling = Filling::new(OFFSET, &mut buffer);
         for chunk in &chunks {
             let (from, to) = chunk.range();

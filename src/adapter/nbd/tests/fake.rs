@@ -48,6 +48,7 @@ impl Fake {
 
 /// What a server offers.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that servers have or have not")]
 pub(super) struct Offer {
     pub(super) size: u64,
     pub(super) multi: bool,
