@@ -45,7 +45,7 @@ impl Desk {
             (r"committed as [0-9a-f]{12}\b", "committed as SHORT"),
             (r"\b[0-9a-f]{8}\b", "DIGEST"),
             // How long things take, and how wide a column is for it.
-            (r"(< )?\d+\.\d s\b", "SOME s"),
+            (r"(< )?\d+(\.\d)? s\b", "SOME s"),
             (r"(\S) {2,}", "$1  "),
         ];
         let text = taken_out.iter().fold(text, |text, (pattern, word)| {

@@ -55,7 +55,7 @@ impl Desk {
             (r"commit [0-9a-f]{40}\b", "commit HASH"),
             (r"\| [0-9a-f]{12} \|", "| DIGEST |"),
             (r"(?m) [0-9a-f]{8}$", " DIGEST"),
-            (r"(< )?\d+\.\d s\b", "SOME s"),
+            (r"(< )?\d+(\.\d)? s\b", "SOME s"),
             (r"[0-9.]+ GiB free", "ROOM free"),
             (r"(\S) {2,}", "$1  "),
         ];

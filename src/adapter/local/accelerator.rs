@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::domain::Accelerator;
 
 /// How long a machine of one boot sector may take. It is through or refused within half a second.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(1);
 
 /// How QEMU ends when the boot sector wrote 0x10 to its debug exit: twice that, and one.
 const BOOTED: i32 = 0x21;
