@@ -55,7 +55,9 @@ impl Desk {
             (r"commit [0-9a-f]{40}\b", "commit HASH"),
             (r"\| [0-9a-f]{12} \|", "| DIGEST |"),
             (r"(?m) [0-9a-f]{8}$", " DIGEST"),
-            (r"(< )?\d+(\.\d)? s\b", "SOME s"),
+            (r"(< )?\d+\.\d s\b", "SOME s"),
+            // Of a second and more, too; an estimate (`≈ 2 s`) is reckoned and stays.
+            (r"([^≈ ] +)\d+ s\b", "${1}SOME s"),
             (r"[0-9.]+ GiB free", "ROOM free"),
             (r"(\S) {2,}", "$1  "),
         ];
@@ -145,12 +147,12 @@ fn a_pull_request_from_its_branch_to_the_report() {
         $ ferry diff main..move-the-shop --inventory DESK/inventory.json --output markdown
         **Plan: 2 migrate (commit SHORT, instance main)**
 
-        Data: 1.1 MiB to copy (8.0 MiB provisioned) · ≈ SOME s one after another (default 110.0 MiB/s)
+        Data: 1.1 MiB to copy (8.0 MiB provisioned) · ≈ 2 s one after another (default 110.0 MiB/s)
 
         | | VM | what | copy | target | estimate | cutover | risk | why | digest |
         |---|---|---|---|---|---|---|---|---|---|
-        | `+` | shop/web-01 | migrate cold | 589.0 KiB of 4.0 MiB | local/web-01 | ≈ SOME s |  | low |  | DIGEST |
-        | `+` | shop/db-01 | migrate cold | 589.0 KiB of 4.0 MiB | local/db-01 | ≈ SOME s |  | low |  | DIGEST |
+        | `+` | shop/web-01 | migrate cold | 589.0 KiB of 4.0 MiB | local/web-01 | ≈ 1 s |  | low |  | DIGEST |
+        | `+` | shop/db-01 | migrate cold | 589.0 KiB of 4.0 MiB | local/db-01 | ≈ 1 s |  | low |  | DIGEST |
         [exit 2]
         $ git checkout -q main
         $ git merge -q move-the-shop
