@@ -211,6 +211,11 @@ pub enum Stored {
 pub trait Blocks: Send + Sync {
     /// Returns how many bytes the guest sees.
     fn size(&self) -> u64;
+    /// Tells in which state all the files that it is made of are: another answer means that something wrote to one of them.
+    /// Empty where there is nothing to compare.
+    fn state(&self) -> Result<String, PortError> {
+        Ok(String::new())
+    }
     /// Returns how many requests are worth having on their way at once.
     fn in_flight(&self) -> usize;
     /// Tells what a range within the disk holds: extents that begin at `offset` and follow each other. They may end before

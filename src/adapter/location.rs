@@ -39,8 +39,8 @@ pub struct ImageDisk {
     pub path: String,
     /// How it is stored (`raw`, `qcow2`, `vmdk`).
     pub format: String,
-    /// What the file was when it was observed. Of a disk in several files it is the one that names the others.
-    pub stamp: Stamp,
+    /// In which state its files were when it was looked at.
+    pub state: String,
 }
 
 /// A disk of a local target: `FOLDER/.ferry-AREA/FILE` while it is copied, `FOLDER/NAME/FILE` once the VM is made.

@@ -176,6 +176,35 @@ fn a_source_that_changed_is_another_disk() {
     assert!(!sandbox.path("b.raw").exists());
 }
 
+#[test]
+fn a_disk_in_several_files_is_another_one_when_any_of_them_changed() {
+    let sandbox = Sandbox::new();
+    patterned(&sandbox, "web-flat.vmdk", 2048);
+    let sectors = 2048 * MIB / 512;
+    let lines = [
+        "# Disk DescriptorFile",
+        "version=1",
+        "CID=fffffffe",
+        "parentCID=ffffffff",
+        "createType=\"monolithicFlat\"",
+        &format!("RW {sectors} FLAT \"web-flat.vmdk\" 0"),
+    ];
+    sandbox.write("web.vmdk", lines.join("\n") + "\n");
+    let running = sandbox.start(["copy", "web.vmdk", "b.raw"]);
+    let kept = sandbox.path("b.raw.part.json");
+    until(60, "the copy begins", || kept.exists());
+    let id = Pid::from_raw(running.id().try_into().unwrap()).unwrap();
+    kill_process(id, Signal::INT).unwrap();
+    running.wait().expect(130);
+    let file = File::options().write(true).open(sandbox.path("web-flat.vmdk")).unwrap();
+    file.write_all_at(b"changed", 0).unwrap();
+    drop(file);
+    let ran = sandbox.ferry(["copy", "web.vmdk", "b.raw"]).expect(1);
+    assert!(ran.stderr.contains("before it changed"), "{}", ran.stderr);
+    sandbox.ferry(["copy", "web.vmdk", "b.raw", "--force"]).expect(0);
+    assert!(same(&sandbox, "web-flat.vmdk", "b.raw"));
+}
+
 /// Every format that QEMU writes, to every format that is written here: QEMU finds the same disk.
 #[cfg(feature = "peers")]
 #[test]

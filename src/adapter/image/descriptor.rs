@@ -105,6 +105,7 @@ fn unsupported(path: &Path, why: &str) -> PortError {
 
 /// Extents that make one disk, one behind the other.
 struct Joined {
+    descriptor: RawImage,
     size: u64,
     /// In order, without gaps.
     parts: Vec<Part>,
@@ -131,13 +132,13 @@ impl Joined {
         descriptor.read(0, &mut bytes)?;
         let text = text::parse(&bytes).map_err(|(line, why)| in_line(&descriptor, line, &why))?;
         check_kind(descriptor.path(), &text, &KINDS)?;
-        let mut joined = Self { size: 0, parts: Vec::new() };
+        let (mut size, mut parts) = (0_u64, Vec::new());
         for line in text.lines {
             let Line { number, length, holds } = line;
             let refused = |why: &str| in_line(&descriptor, number, why);
-            let start = joined.size;
+            let start = size;
             let end = start.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
-            joined.size = end.ok_or_else(|| refused("the extents are more than any disk has"))?;
+            size = end.ok_or_else(|| refused("the extents are more than any disk has"))?;
             let open = |name: &[u8]| extent_file(confine, &descriptor, name, number);
             let stored: Option<(Box<dyn Blocks>, u64)> = match holds {
                 Holds::Zeros => None,
@@ -156,12 +157,12 @@ impl Joined {
                     Some((Box::new(sparse_extent(&descriptor, open(&name)?, number, length)?), 0))
                 }
             };
-            joined.parts.push(Part { start, length, stored });
+            parts.push(Part { start, length, stored });
         }
-        if joined.parts.is_empty() {
+        if parts.is_empty() {
             return Err(in_line(&descriptor, 1, "it names no extents"));
         }
-        Ok(joined)
+        Ok(Self { descriptor, size, parts })
     }
 
     /// Returns the part that holds a byte of the disk.
@@ -235,6 +236,14 @@ fn in_line(descriptor: &RawImage, line: usize, why: &str) -> PortError {
 impl Blocks for Joined {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn state(&self) -> Result<String, PortError> {
+        let mut states = vec![self.descriptor.state()?];
+        for (blocks, _) in self.parts.iter().filter_map(|part| part.stored.as_ref()) {
+            states.push(blocks.state()?);
+        }
+        Ok(states.join("; "))
     }
 
     fn in_flight(&self) -> usize {

@@ -3,7 +3,7 @@
 //! # Guarantees
 //!
 //! - A format is told, by an option or by the end of a name; only which kind of VMDK it is stands in the VMDK itself.
-//! - An image is the file that it was when the copy began, from its start to its end and over resumed copies. A server is
+//! - Nothing wrote to an image, any of its files, from when its copy began to its end, over all resumed copies. A server is
 //!   believed that its export of the same size is the same disk.
 
 use std::fs::File;
@@ -11,7 +11,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::confine::Confine;
@@ -22,7 +21,7 @@ use crate::adapter::image::qcow2::{Qcow2, Qcow2Disk};
 use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
 use crate::adapter::image::{LOCK_WAIT, LocalImages, damaged};
-use crate::adapter::location::{BlocksDisk, ImageDisk, Stamp, StoredDisk};
+use crate::adapter::location::{BlocksDisk, ImageDisk, StoredDisk};
 use crate::adapter::nbd::Export;
 use crate::adapter::nbd::address::Address;
 use crate::adapter::ova::member::disk;
@@ -143,9 +142,9 @@ pub fn source(confine: &Confine, text: &str, format: Option<Format>) -> Result<D
     let Some(blocks) = image(confine, &path, format)? else {
         return stream(confine, &path);
     };
-    let stamp = stamp_of(confine, &path)?;
+    let state = blocks.state()?;
     let path = utf8(&path)?;
-    let place = BlocksDisk::Image(ImageDisk { path, format: format.name().to_owned(), stamp });
+    let place = BlocksDisk::Image(ImageDisk { path, format: format.name().to_owned(), state });
     Ok(described(blocks.size(), DiskFormat::Blocks, place.to_source()))
 }
 
@@ -155,7 +154,7 @@ pub(super) fn reader(
     disk: &Disk,
     resume: Option<&str>,
 ) -> Result<Box<dyn BlockReader>, PortError> {
-    let ImageDisk { path, format, stamp } = match BlocksDisk::parse(&disk.source) {
+    let ImageDisk { path, format, state } = match BlocksDisk::parse(&disk.source) {
         Ok(BlocksDisk::Image(image)) => image,
         Ok(BlocksDisk::Nbd(address)) => {
             return Ok(Box::new(Planned::new(Arc::new(export(&address)?), resume)?));
@@ -171,8 +170,8 @@ pub(super) fn reader(
         )
     })?;
     let blocks = image(confine, &path, format)?.ok_or_else(|| replaced(&path))?;
-    let planned = Planned::new(blocks, resume)?;
-    let reader = Watched { planned, confine: confine.clone(), path, stamp };
+    let planned = Planned::new(blocks.clone(), resume)?;
+    let reader = Watched { planned, blocks, path, state };
     reader.unchanged()?;
     Ok(Box::new(reader))
 }
@@ -214,21 +213,17 @@ fn replaced(path: &Path) -> PortError {
     )
 }
 
-/// A reader of an image that must stay the file that it was.
+/// A reader of an image whose files must stay as they were.
 struct Watched {
     planned: Planned,
-    confine: Confine,
+    blocks: Arc<dyn Blocks>,
     path: PathBuf,
-    stamp: Stamp,
+    state: String,
 }
 
 impl Watched {
     fn unchanged(&self) -> Result<(), PortError> {
-        if stamp_of(&self.confine, &self.path)? == self.stamp {
-            Ok(())
-        } else {
-            Err(replaced(&self.path))
-        }
+        if self.blocks.state()? == self.state { Ok(()) } else { Err(replaced(&self.path)) }
     }
 }
 
@@ -289,11 +284,6 @@ fn described(capacity: u64, format: DiskFormat, source: SourceDisk) -> Disk {
         checksum: Checksum::Absent,
         source,
     }
-}
-
-fn stamp_of(confine: &Confine, path: &Path) -> Result<Stamp, PortError> {
-    let file = File::from(confine.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
-    stamp(&file).map_err(|error| failed("look at", path, None, error))
 }
 
 fn utf8(path: &Path) -> Result<String, PortError> {

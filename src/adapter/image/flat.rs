@@ -9,6 +9,8 @@ use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::adapter::confine::Confine;
+use crate::adapter::location::Stamp;
+use crate::adapter::ova::package::stamp;
 use crate::extent::{Content, Extent};
 use crate::journal::record::Mend;
 use crate::port::{Blocks, PortError};
@@ -48,6 +50,12 @@ pub(super) fn open(confine: &Confine, path: &Path) -> Result<RawImage, PortError
     };
     let identity = (metadata.dev(), metadata.ino());
     Ok(RawImage { path: path.to_owned(), file, size, device: !kind.is_file(), identity })
+}
+
+/// Tells in which state an open file is.
+pub(super) fn state_of(file: &File, path: &Path) -> Result<String, PortError> {
+    let Stamp { inode, size, mtime_ns } = stamp(file).map_err(|error| failed(path, 0, error))?;
+    Ok(format!("inode {inode}, {size} bytes, written at {mtime_ns} ns"))
 }
 
 impl RawImage {
@@ -115,6 +123,10 @@ impl RawImage {
 impl Blocks for RawImage {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn state(&self) -> Result<String, PortError> {
+        state_of(&self.file, &self.path)
     }
 
     fn in_flight(&self) -> usize {

@@ -222,6 +222,10 @@ impl Blocks for Sparse {
         self.layout.capacity
     }
 
+    fn state(&self) -> Result<String, PortError> {
+        self.file().state()
+    }
+
     fn in_flight(&self) -> usize {
         IN_FLIGHT
     }

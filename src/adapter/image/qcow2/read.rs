@@ -22,6 +22,7 @@ use libdeflater::{DecompressionError, Decompressor};
 use rustix::fs::OFlags;
 
 use crate::adapter::confine::Confine;
+use crate::adapter::image::flat::state_of;
 use crate::adapter::image::qcow2::layout::{
     ENTRY_BYTES, Header, Mapping, Refusal, START_BYTES, header, l1_entry, l2_entry, u64_at,
 };
@@ -254,6 +255,10 @@ impl Qcow2 {
 impl Blocks for Qcow2 {
     fn size(&self) -> u64 {
         self.header.capacity
+    }
+
+    fn state(&self) -> Result<String, PortError> {
+        state_of(&self.file, &self.path)
     }
 
     fn in_flight(&self) -> usize {
