@@ -1,7 +1,7 @@
 //! Carries out one action and returns the facts that turned out true. It knows how to look again and how to repeat, not
 //! whether: that was decided.
 
-use crate::copy::protocol::{CopyJob, DiskJob};
+use crate::copy::protocol::{ConvertDisk, ConvertJob, ConvertTools, CopyJob, DiskJob, Job};
 use crate::decide::{Action, Effect, Warrant};
 use crate::desired::Network;
 use crate::domain::id::Token;
@@ -14,15 +14,17 @@ use crate::manifest::document::{NetworkType, Verify};
 use crate::planted::{Bug, planted};
 use crate::port::{Blueprint, PortError, PoweredOn, World};
 
-/// What every copy may use.
+/// What every worker may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CopyBounds {
+pub struct WorkerMeans {
     /// Files that images may be opened below.
     pub allow_paths: Vec<String>,
     /// The bound on buffers of one worker.
     pub memory: Bytes,
     /// How much of a disk is copied between two checkpoints.
     pub checkpoint_every: Bytes,
+    /// What guests are converted with.
+    pub convert: ConvertTools,
 }
 
 /// Carries out an action of an attempt, as it stands. Facts come back even where nothing was left to do.
@@ -30,7 +32,7 @@ pub fn execute(
     world: &World<'_>,
     run: &Run,
     action: &Action,
-    bounds: &CopyBounds,
+    means: &WorkerMeans,
 ) -> Result<Vec<Fact>, PortError> {
     match &action.warrant {
         Warrant::Cleared(cleared) => {
@@ -52,9 +54,11 @@ pub fn execute(
         Effect::AwaitOff => at.await_off(),
         Effect::PowerOff => at.power_off(),
         Effect::CreateDisks { token } => at.create_disks(token),
-        Effect::StartWorker => at.start_worker(bounds),
+        Effect::StartWorker => at.start_worker(means),
         Effect::StopWorker => world.workers.stop(run.begun.run()).map(|()| Vec::new()),
         Effect::EndWorker => at.end_worker(),
+        Effect::ConfirmForConversion => at.confirm(Fact::ConversionIntended),
+        Effect::StartConversion => at.start_conversion(means),
         Effect::ConfirmCopy => at.confirm(Fact::CreateIntended),
         Effect::CreateVm => at.create_vm(),
         Effect::ConfirmStart { token } => at.confirm(Fact::StartIntended { token: token.clone() }),
@@ -90,6 +94,8 @@ impl Place<'_> {
         match &self.run.phase {
             Phase::Copying(area)
             | Phase::Copied(area)
+            | Phase::Converting { area, .. }
+            | Phase::Converted(area)
             | Phase::Creating(area)
             | Phase::Created(area)
             | Phase::Starting { area, .. }
@@ -189,7 +195,7 @@ impl Place<'_> {
         Ok(vec![Fact::DisksCreated { disks }])
     }
 
-    fn start_worker(&self, bounds: &CopyBounds) -> Result<Vec<Fact>, PortError> {
+    fn start_worker(&self, means: &WorkerMeans) -> Result<Vec<Fact>, PortError> {
         let instructions = self.run.begun.instructions();
         let verify = instructions.desired.verify;
         let left =
@@ -200,14 +206,34 @@ impl Place<'_> {
             Some(DiskJob { disk, target, checkpoint, copied: copy.root.clone() })
         };
         let disks = self.area()?.disks.iter().filter(left).map(job).collect::<Option<_>>();
-        self.world.workers.start(CopyJob {
+        self.world.workers.start(Job::Copy(CopyJob {
             run: self.run.begun.run().clone(),
             disks: disks.ok_or_else(|| out_of_phase(self.run))?,
             verify,
-            allow_paths: bounds.allow_paths.clone(),
-            memory: bounds.memory,
-            checkpoint_every: bounds.checkpoint_every,
-        })?;
+            allow_paths: means.allow_paths.clone(),
+            memory: means.memory,
+            checkpoint_every: means.checkpoint_every,
+        }))?;
+        Ok(Vec::new())
+    }
+
+    fn start_conversion(&self, means: &WorkerMeans) -> Result<Vec<Fact>, PortError> {
+        let Phase::Converting { area, uncommitted } = &self.run.phase else {
+            return Err(out_of_phase(self.run));
+        };
+        let disk = |copy: &DiskCopy| ConvertDisk {
+            disk: copy.disk.clone(),
+            target: copy.target.clone(),
+            committed: uncommitted.as_ref().is_some_and(|left| !left.contains(&copy.disk)),
+        };
+        self.world.workers.start(Job::Convert(ConvertJob {
+            run: self.run.begun.run().clone(),
+            name: self.run.begun.instructions().target_name.to_string(),
+            disks: area.disks.iter().map(disk).collect(),
+            converted: uncommitted.is_some(),
+            allow_paths: means.allow_paths.clone(),
+            tools: means.convert.clone(),
+        }))?;
         Ok(Vec::new())
     }
 

@@ -98,6 +98,19 @@ pub struct TargetState {
     pub vms: BTreeMap<TargetName, TargetVm>,
     /// The partial areas that stand there, of whichever instance.
     pub areas: BTreeSet<Token>,
+    /// What keeps guests from being converted there.
+    #[serde(default)]
+    pub converter: ConverterState,
+}
+
+/// What keeps guests from being converted. Nothing where both are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConverterState {
+    /// What keeps every guest from it.
+    pub missing: Option<Gap>,
+    /// What keeps Windows from it.
+    pub missing_for_windows: Option<Gap>,
 }
 
 /// Something that stands on the target under a name.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::copy::protocol::{CopyJob, WorkerEvent};
+use crate::copy::protocol::{Job, WorkerEvent};
 use crate::desired::Site;
 use crate::domain::id::{
     CommitId, DiskKey, JournalId, ProviderName, RunId, SourceVm, TargetName, Token,
@@ -278,10 +278,33 @@ pub trait Images: Send + Sync {
     fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError>;
 }
 
+/// What a guest's conversion ended with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conversion {
+    /// The overlays hold it, durably.
+    Done {
+        /// What the converter warned of, one sentence each.
+        warnings: Vec<String>,
+    },
+    /// It was told to stop; nothing of it counts.
+    Stopped,
+}
+
+/// Makes one guest fit for KVM. It is bound to its disks when it is made, and holds a lock beside them until it is dropped and
+/// every process that it started is gone.
+pub trait Converter: Send {
+    /// Converts on new overlays over the disks, which stay as they are; overlays of an earlier try go first. `doing` is told
+    /// in the converter's words what happens, several times a minute at least, and answers whether to go on.
+    fn convert(&mut self, doing: &mut dyn FnMut(&str) -> bool) -> Result<Conversion, PortError>;
+    /// Writes the overlay of a disk into it and returns when that is durable; the overlay stays. May be made again, after a
+    /// crash at any point of an earlier one, too.
+    fn commit(&mut self, disk: &TargetDisk) -> Result<(), PortError>;
+}
+
 /// The data plane, in processes of its own.
 pub trait Workers: Send + Sync {
     /// Starts a worker, or finds that it runs already.
-    fn start(&self, job: CopyJob) -> Result<(), PortError>;
+    fn start(&self, job: Job) -> Result<(), PortError>;
     /// Tells which workers live.
     fn states(&self) -> BTreeMap<RunId, WorkerState>;
     /// Takes what the workers said since the last call, in order. What is not acknowledged is said again.

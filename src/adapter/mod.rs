@@ -3,6 +3,7 @@
 mod checksum;
 pub mod clock;
 pub mod confine;
+pub mod convert;
 pub mod git;
 pub mod image;
 pub mod local;

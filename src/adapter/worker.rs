@@ -26,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::copy::frame::{FrameError, read_frame, write_frame};
-use crate::copy::protocol::{CopyJob, FromWorker, News, PROTOCOL_VERSION, ToWorker, WorkerEvent};
+use crate::copy::protocol::{FromWorker, Job, News, PROTOCOL_VERSION, ToWorker, WorkerEvent};
 use crate::domain::id::RunId;
 use crate::observed::WorkerState;
 use crate::port::{PortError, Workers};
@@ -103,17 +103,17 @@ impl Subprocesses {
 }
 
 impl Workers for Subprocesses {
-    fn start(&self, job: CopyJob) -> Result<(), PortError> {
+    fn start(&self, job: Job) -> Result<(), PortError> {
         let mut workers = self.workers();
         // What a worker said before it died is taken first: the numbers of its successor begin again.
         let stands = |worker: &Arc<Worker>| {
             let state = worker.lock();
             state.life != Life::Over || !state.said.is_empty()
         };
-        if workers.get(&job.run).is_some_and(stands) {
+        if workers.get(job.run()).is_some_and(stands) {
             return Ok(());
         }
-        let run = job.run.clone();
+        let run = job.run().clone();
         let mut child = self.spawn(&run)?;
         let input = child.stdin.take().expect("asked for as a pipe");
         let output = child.stdout.take().expect("asked for as a pipe");
@@ -125,6 +125,7 @@ impl Workers for Subprocesses {
             state: Mutex::new(State {
                 said: VecDeque::new(),
                 progress: BTreeMap::new(),
+                doing: None,
                 finished: false,
                 heard_at: now(),
                 life: Life::Running,
@@ -214,6 +215,8 @@ struct State {
     said: VecDeque<(u64, News)>,
     /// The newest progress of each disk.
     progress: BTreeMap<crate::domain::id::DiskKey, FromWorker>,
+    /// What it last said that it does.
+    doing: Option<FromWorker>,
     /// Its last numbered message is here.
     finished: bool,
     /// When it last said anything.
@@ -262,7 +265,8 @@ impl Worker {
         let mut state = self.lock();
         let event = |said| WorkerEvent { run: self.run.clone(), said };
         let progress = std::mem::take(&mut state.progress);
-        let mut taken: Vec<_> = progress.into_values().map(event).collect();
+        let mut taken: Vec<_> =
+            progress.into_values().chain(state.doing.take()).map(event).collect();
         taken.extend(
             state
                 .said
@@ -327,6 +331,7 @@ impl Worker {
             FromWorker::Progress { ref disk, .. } => {
                 state.progress.insert(disk.clone(), message);
             }
+            FromWorker::Doing { .. } => state.doing = Some(message),
         }
         drop(state);
         self.changed.notify_all();

@@ -154,7 +154,7 @@ impl Live {
 
     fn waiting(&mut self, stand: &Stand, verdict: Option<&Verdict>, now: Timestamp) {
         let Standing::Waiting(wait) = &stand.state else { return };
-        if matches!(wait, Wait::Copying) {
+        if matches!(wait, Wait::Copying | Wait::Converting) {
             return;
         }
         let text = waiting(wait, verdict);
@@ -331,7 +331,8 @@ fn words(phase: &Phase) -> &'static str {
         Phase::ShuttingDown { .. } => "shut down",
         Phase::Off(_) | Phase::Preparing { .. } => "create disks",
         Phase::Copying(_) => "copy",
-        Phase::Copied(_) | Phase::Creating(_) => "create the VM",
+        Phase::Converting { .. } => "convert",
+        Phase::Copied(_) | Phase::Converted(_) | Phase::Creating(_) => "create the VM",
         Phase::Created(_) | Phase::Starting { .. } => "start",
         Phase::Settling { .. } => "finish",
         Phase::Undoing(_) => "undo",

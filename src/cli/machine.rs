@@ -19,7 +19,7 @@ use crate::decide::Limits;
 use crate::domain::id::{CommitId, JournalId};
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
-use crate::execute::CopyBounds;
+use crate::execute::WorkerMeans;
 use crate::journal::progress::Progress;
 use crate::manifest::parse;
 use crate::port::{PlanRepo, World};
@@ -79,7 +79,6 @@ impl Machine {
 
 /// Returns what the settings say about the controller.
 pub(super) fn config(settings: &Settings) -> Config {
-    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let paths = settings.allow_paths.iter();
     Config {
         instance: settings.instance.clone(),
@@ -89,19 +88,25 @@ pub(super) fn config(settings: &Settings) -> Config {
             documents: count(settings.documents_per_file),
             ..parse::Limits::default()
         },
-        copy: CopyBounds {
+        copy: WorkerMeans {
             allow_paths: paths.map(|path| path.to_string_lossy().into_owned()).collect(),
             memory: Bytes(settings.copy_memory.0 / u64::from(settings.vms_in_flight.max(1))),
             checkpoint_every: settings.checkpoint_every,
+            convert: settings.convert.clone(),
         },
         report_interval: settings.status_min_interval,
     }
 }
 
+fn count(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 /// Returns the bounds on what moves.
 pub(super) fn limits(settings: &Settings) -> Limits {
     Limits {
-        vms_in_flight: usize::try_from(settings.vms_in_flight).unwrap_or(usize::MAX),
+        vms_in_flight: count(settings.vms_in_flight),
+        converting: count(settings.convert_parallel),
         cutover: settings.cutover,
     }
 }

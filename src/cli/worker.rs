@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::thread;
 
 use crate::adapter::confine::Confine;
+use crate::adapter::convert::VirtV2v;
 use crate::adapter::image::LocalImages;
 use crate::cli::Exit;
-use crate::copy::protocol::CopyJob;
-use crate::copy::worker::{Terms, serve};
+use crate::copy::protocol::{ConvertJob, CopyJob};
+use crate::copy::worker::{Opened, Terms, serve};
 use crate::port::Images;
 
-/// Copies the disks of one VM for a controller; nobody else needs it.
+/// Copies the disks of one VM, or converts its guest, for a controller; nobody else needs it.
 ///
 /// The protocol is on standard input and output. A message is one frame: a length (u32,
 /// little-endian, at most 16 MiB) and that many bytes of JSON.
 ///
 /// The controller says first
-///   {"start": {"protocol": 1, "job": {…}}}
+///   {"start": {"protocol": 2, "job": {"copy": {…}}}}    or {"convert": {…}}
 /// and then, at any time
 ///   {"acknowledge": {"number": N}}        everything up to N is journaled
 ///   "resend"                              say again what is not acknowledged
@@ -25,7 +26,9 @@ use crate::port::Images;
 /// The worker says
 ///   {"said": {"number": N, "news": …}}    kept until acknowledged; N counts from 1
 ///   {"progress": {…}}                     ten times a second at most; may be lost
-/// News are `checkpointed`, `copied`, `verified`, and as the last one `failed` or "ended".
+///   {"doing": {"text": "…"}}              the converter's words; may be lost
+/// News are `checkpointed`, `copied`, `verified`, `converted`, `committed`, and as the last one
+/// `failed` or "ended".
 ///
 /// It ends after its last message was acknowledged, and at once when its standard input closes.
 /// Its log is on standard error.
@@ -41,8 +44,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let images = |job: &CopyJob| -> Box<dyn Images> {
         Box::new(LocalImages::new(Confine::new(job.allow_paths.iter().map(PathBuf::from))))
     };
+    let converter = |job: &ConvertJob| -> Opened { Ok(Box::new(VirtV2v::open(job)?)) };
     let threads = thread::available_parallelism().map_or(2, usize::from);
-    let terms = Terms { images: &images, threads, gone: &end_at_once };
+    let terms = Terms { images: &images, converter: &converter, threads, gone: &end_at_once };
     serve(&mut std::io::stdin(), &mut std::io::stdout(), &terms)?;
     Ok(Exit::Done)
 }

@@ -10,10 +10,11 @@ use proptest::test_runner::{Config as Runner, RngAlgorithm, TestCaseError, TestR
 
 use crate::controller::{Config, Controller, ControllerError, Pass};
 use crate::copy::engine::PIECE_BYTES_MAX;
+use crate::copy::protocol::ConvertTools;
 use crate::decide::{CutoverLimits, Limits, Standing};
 use crate::domain::id::Instance;
 use crate::domain::unit::Bytes;
-use crate::execute::{CopyBounds, execute};
+use crate::execute::{WorkerMeans, execute};
 use crate::journal::phase::{Phase, name_of};
 use crate::journal::record::Entry;
 use crate::planted::{Bug, plant};
@@ -89,12 +90,13 @@ fn cutover_limits() -> CutoverLimits {
 pub(super) fn config() -> Config {
     Config {
         instance: Instance::new("sim"),
-        limits: Limits { vms_in_flight: 3, cutover: cutover_limits() },
+        limits: Limits { vms_in_flight: 3, converting: 1, cutover: cutover_limits() },
         manifests: crate::manifest::parse::Limits::default(),
-        copy: CopyBounds {
+        copy: WorkerMeans {
             allow_paths: Vec::new(),
             memory: Bytes(u64::from(PIECE_BYTES_MAX)),
             checkpoint_every: Bytes::mib(1),
+            convert: ConvertTools::default(),
         },
         report_interval: SignedDuration::from_secs(60),
     }

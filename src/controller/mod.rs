@@ -30,7 +30,7 @@ use crate::desired::Wanted;
 use crate::domain::id::{CommitId, DiskKey, Instance, RunId, VmKey};
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
-use crate::execute::CopyBounds;
+use crate::execute::WorkerMeans;
 use crate::journal::phase::{IllegalStep, Phase, name_of};
 use crate::journal::progress::{FoldError, Progress, Run};
 use crate::journal::record::{Entry, Fact};
@@ -62,7 +62,7 @@ pub struct Config {
     /// Bounds on manifests.
     pub manifests: crate::manifest::parse::Limits,
     /// Bounds on copies.
-    pub copy: CopyBounds,
+    pub copy: WorkerMeans,
     /// How often reports are committed at most while no phase changes.
     pub report_interval: SignedDuration,
 }
@@ -154,6 +154,8 @@ pub struct Controller<'w> {
     busy: BTreeSet<RunId>,
     heard: BTreeMap<RunId, u64>,
     live: BTreeMap<(RunId, DiskKey), (Stage, Bytes)>,
+    /// What the converters say that they do.
+    doing: BTreeMap<RunId, String>,
     living: usize,
     reported: Reported,
     clocks: Option<(Timestamp, SignedDuration)>,
@@ -198,6 +200,7 @@ impl<'w> Controller<'w> {
             busy: BTreeSet::new(),
             heard: BTreeMap::new(),
             live: BTreeMap::new(),
+            doing: BTreeMap::new(),
             living: 0,
             reported: Reported::default(),
             clocks: None,
@@ -273,6 +276,9 @@ impl<'w> Controller<'w> {
                 FromWorker::Progress { disk, stage, done } => {
                     self.live.insert((run, disk), (stage, done));
                 }
+                FromWorker::Doing { text } => {
+                    self.doing.insert(run, text);
+                }
                 FromWorker::Said { number, news } => {
                     // A number of 0 is the port's own word about a worker that ended without one.
                     let known =
@@ -309,15 +315,19 @@ impl<'w> Controller<'w> {
             News::Checkpointed(checkpoint) => Fact::Checkpointed(checkpoint),
             News::Copied { disk, written, root } => Fact::DiskCopied { disk, written, root },
             News::Verified { disk } => Fact::DiskVerified { disk },
+            News::Converted { warnings } => Fact::Converted { warnings },
+            News::Committed { disk } => Fact::DiskCommitted { disk },
             News::Failed(fault) => Fact::Tried(fault),
             News::Ended => {
                 self.live.retain(|(other, _), _| other != run);
+                self.doing.remove(run);
                 return Ok(false);
             }
         };
         let current = self.progress.runs(&run.vm).last().filter(|last| last.begun.run() == run);
-        let copying = current.is_some_and(|run| matches!(run.phase, Phase::Copying(_)));
-        if !copying || self.progress.admits(self.world.clock.now(), run, &fact).is_err() {
+        let at_work = current
+            .is_some_and(|run| matches!(run.phase, Phase::Copying(_) | Phase::Converting { .. }));
+        if !at_work || self.progress.admits(self.world.clock.now(), run, &fact).is_err() {
             // Said again by a worker that outlived a controller, or too late for an attempt that is being undone.
             tracing::debug!(vm = %run.vm, "a worker said what is known or counts no more");
             return Ok(false);

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::controller::{Controller, ControllerError, Pass, Task, span};
 use crate::decide::{Standing, Wait};
 use crate::domain::id::RunId;
-use crate::execute::{CopyBounds, execute};
+use crate::execute::{WorkerMeans, execute};
 use crate::journal::record::Fact;
 use crate::port::{PortError, World};
 
@@ -60,7 +60,7 @@ pub trait Watcher {
 pub fn run(
     controller: &mut Controller<'_>,
     world: &World<'_>,
-    bounds: &CopyBounds,
+    means: &WorkerMeans,
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     until: Until,
     watcher: &mut dyn Watcher,
@@ -76,7 +76,7 @@ pub fn run(
                 let Task { action, run } = task;
                 let _within = span(&run).entered();
                 tracing::debug!(effect = action.effect.name(), "action begins");
-                let result = execute(world, &run, &action, bounds);
+                let result = execute(world, &run, &action, means);
                 tracing::debug!(effect = action.effect.name(), "action ends");
                 // The loop has ended if nobody listens any more; what was found out is found out again.
                 let _ = sender.send(Event::Done(action.run, result));

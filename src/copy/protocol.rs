@@ -18,16 +18,36 @@ use crate::journal::record::{Checkpoint, Fault};
 use crate::manifest::document::Verify;
 
 /// The version that both ends must agree on.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest frame. The longest message is a job with its disks: 1,000 of them stay far below.
 pub const FRAME_MAX: u32 = 16 << 20;
 
-/// What one worker has to do: the disks of one VM.
+/// What one worker has to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Job {
+    /// Copies the disks of a VM, and compares them.
+    Copy(CopyJob),
+    /// Converts the guest of a VM whose disks are copied.
+    Convert(ConvertJob),
+}
+
+impl Job {
+    /// Returns the attempt that it is done for; one worker at most runs for it.
+    pub fn run(&self) -> &RunId {
+        match self {
+            Self::Copy(job) => &job.run,
+            Self::Convert(job) => &job.run,
+        }
+    }
+}
+
+/// The disks of one VM, copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CopyJob {
-    /// The attempt; one worker at most runs for it.
+    /// The attempt.
     pub run: RunId,
     /// The disks.
     pub disks: Vec<DiskJob>,
@@ -55,7 +75,52 @@ pub struct DiskJob {
     pub copied: Option<String>,
 }
 
+/// One guest, made fit for KVM: on overlays over its disks, which are then committed to them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConvertJob {
+    /// The attempt.
+    pub run: RunId,
+    /// The guest's name, for the log.
+    pub name: String,
+    /// All disks of the VM, in their order.
+    pub disks: Vec<ConvertDisk>,
+    /// Whether it is a fact that the overlays hold the whole conversion: then they are committed, else they are made anew.
+    pub converted: bool,
+    /// Files that may be opened lie below (the settings' `allowPaths`).
+    pub allow_paths: Vec<String>,
+    /// The converter.
+    pub tools: ConvertTools,
+}
+
+/// One disk of a guest that is converted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConvertDisk {
+    /// The disk.
+    pub disk: DiskKey,
+    /// Where it was copied to.
+    pub target: TargetDisk,
+    /// Whether its overlay is committed.
+    pub committed: bool,
+}
+
+/// What a guest is converted with, by the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConvertTools {
+    /// virt-v2v-in-place: a path, or a name that is searched.
+    pub program: String,
+    /// Where it keeps its temporary files.
+    pub tmp_dir: String,
+    /// The drivers for Windows: a folder or an ISO image.
+    pub virtio_win: String,
+    /// The folder of its logs, one file for each attempt.
+    pub log_dir: String,
+}
+
 /// What the controller says.
+#[expect(clippy::large_enum_variant, reason = "one for each worker is large")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum ToWorker {
@@ -64,7 +129,7 @@ pub enum ToWorker {
         /// See [`PROTOCOL_VERSION`].
         protocol: u32,
         /// What to do.
-        job: CopyJob,
+        job: Job,
     },
     /// Everything up to this number is journaled.
     Acknowledge {
@@ -97,6 +162,11 @@ pub enum FromWorker {
         /// How much of the disk's capacity is behind.
         done: Bytes,
     },
+    /// Not numbered: what the converter does now, in its own words.
+    Doing {
+        /// The words.
+        text: String,
+    },
 }
 
 /// What a worker does with a disk.
@@ -126,6 +196,16 @@ pub enum News {
     },
     /// A disk was read again and compared.
     Verified {
+        /// The disk.
+        disk: DiskKey,
+    },
+    /// The guest is converted on overlays that are durable.
+    Converted {
+        /// What the converter warned of.
+        warnings: Vec<String>,
+    },
+    /// A disk's overlay is committed to it, durably.
+    Committed {
         /// The disk.
         disk: DiskKey,
     },

@@ -18,12 +18,12 @@ use crate::copy::engine::{
 };
 use crate::copy::frame::{FrameError, read_frame, write_frame};
 use crate::copy::protocol::{
-    CopyJob, DiskJob, FromWorker, News, PROTOCOL_VERSION, Stage, ToWorker,
+    ConvertJob, CopyJob, DiskJob, FromWorker, Job, News, PROTOCOL_VERSION, Stage, ToWorker,
 };
 use crate::domain::unit::Bytes;
 use crate::journal::record::Mend;
 use crate::manifest::document::Verify;
-use crate::port::{Images, PortError};
+use crate::port::{Conversion, Converter, Images, PortError};
 
 /// How many messages may wait to be acknowledged. A checkpoint is the only one that repeats, every few seconds.
 pub const UNACKNOWLEDGED_MAX: usize = 64;
@@ -31,10 +31,15 @@ pub const UNACKNOWLEDGED_MAX: usize = 64;
 /// How often progress is said: ten times a second is more than an eye follows.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// A converter that is bound to the disks of a job.
+pub type Opened = Result<Box<dyn Converter>, PortError>;
+
 /// What a worker is given by its process.
 pub struct Terms<'a> {
     /// Opens the disks of a job, below its `allow_paths` only.
     pub images: &'a (dyn Fn(&CopyJob) -> Box<dyn Images> + Sync),
+    /// Makes the converter of a job, bound to its disks.
+    pub converter: &'a (dyn Fn(&ConvertJob) -> Opened + Sync),
     /// Threads that inflate, hash and write.
     pub threads: usize,
     /// Called when the controller is gone, to end the process whatever it waits for.
@@ -94,7 +99,7 @@ pub fn serve(
 
 fn perform(
     protocol: u32,
-    job: &CopyJob,
+    job: &Job,
     terms: &Terms<'_>,
     voice: &Voice<'_>,
 ) -> Result<(), PortError> {
@@ -105,6 +110,37 @@ fn perform(
             Mend::Person,
         ));
     }
+    match job {
+        Job::Copy(job) => copy(job, terms, voice),
+        Job::Convert(job) => convert(job, (terms.converter)(job)?.as_mut(), voice),
+    }
+}
+
+/// Converts, or commits what is a fact. One worker never does both: the overlays are believed once it is journaled that they
+/// hold the whole conversion.
+fn convert(
+    job: &ConvertJob,
+    converter: &mut dyn Converter,
+    voice: &Voice<'_>,
+) -> Result<(), PortError> {
+    if !job.converted {
+        let mut doing = |text: &str| voice.doing(text) == Flow::Continue;
+        if let Conversion::Done { warnings } = converter.convert(&mut doing)? {
+            voice.say(News::Converted { warnings });
+        }
+        return Ok(());
+    }
+    for disk in job.disks.iter().filter(|disk| !disk.committed) {
+        if voice.doing("commit the conversion") == Flow::Stop {
+            break;
+        }
+        converter.commit(&disk.target)?;
+        voice.say(News::Committed { disk: disk.disk.clone() });
+    }
+    Ok(())
+}
+
+fn copy(job: &CopyJob, terms: &Terms<'_>, voice: &Voice<'_>) -> Result<(), PortError> {
     let CopyJob { run: _, disks, verify, allow_paths: _, memory, checkpoint_every } = job;
     let images = (terms.images)(job);
     let bounds = Bounds {
@@ -223,6 +259,11 @@ impl<'a> Voice<'a> {
             }
             Heard::Checkpointed(checkpoint) => self.say(News::Checkpointed(checkpoint)),
         }
+        self.flow()
+    }
+
+    fn doing(&self, text: &str) -> Flow {
+        self.lock().progress = Some(FromWorker::Doing { text: text.to_owned() });
         self.flow()
     }
 

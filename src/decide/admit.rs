@@ -6,6 +6,7 @@ use crate::decide::cutover::{self, CutoverLimits};
 use crate::decide::{Input, Wait};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Claim, DiskFormat, Vm};
+use crate::journal::phase::Phase;
 use crate::journal::progress::{Run, Trouble};
 use crate::journal::record::{Disposition, Fault, Mend};
 use crate::observed::Brake;
@@ -33,6 +34,8 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 pub struct Limits {
     /// How many VMs may move at once.
     pub vms_in_flight: usize,
+    /// How many guests may be converted at once.
+    pub converting: usize,
     /// When VMs may be taken down.
     pub cutover: CutoverLimits,
 }
@@ -161,6 +164,25 @@ pub(super) fn room(vm: &Vm) -> Bytes {
         }
     };
     vm.disks.iter().map(of).sum()
+}
+
+/// Tells whether an attempt may have a converter now. Those that run count first; of the others the one that came first to its
+/// conversion goes first. An attempt that rests after a failure keeps no place from others.
+pub(super) fn conversion(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
+    let converting = |run: &&Run| matches!(run.phase, Phase::Converting { .. });
+    let runs = |run: &Run| input.observed.workers.contains_key(run.begun.run());
+    let (working, waiting): (Vec<&Run>, Vec<&Run>) =
+        input.progress.moving().filter(converting).partition(|run| runs(run));
+    let before = |other: &&&Run| {
+        matches!(relief(input, other), Relief::None)
+            && (other.since, other.begun.run()) < (run.since, run.begun.run())
+    };
+    let ahead = waiting.iter().filter(before).count();
+    if working.len() + ahead < input.limits.converting {
+        Ok(())
+    } else {
+        Err(Wait::Converter { at: ahead + 1 })
+    }
 }
 
 /// Tells whether an attempt stands still for a finding that only people can take away: then it keeps no place from others.

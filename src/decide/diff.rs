@@ -370,6 +370,8 @@ fn resting(
         | Phase::Preparing { .. }
         | Phase::Copying(_)
         | Phase::Copied(_)
+        | Phase::Converting { .. }
+        | Phase::Converted(_)
         | Phase::Creating(_)
         | Phase::Created(_)
         | Phase::Starting { .. }

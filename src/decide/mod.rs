@@ -118,6 +118,10 @@ pub enum Effect {
     StopWorker,
     /// Ends a worker that hangs, which counts as a failure.
     EndWorker,
+    /// Looks whether the source is still off and unchanged; only then the guest is converted.
+    ConfirmForConversion,
+    /// Starts the worker that converts, or that commits what is converted.
+    StartConversion,
     /// Looks whether the source is still off and unchanged; only then the VM may be made.
     ConfirmCopy,
     /// Makes the VM on the target.
@@ -152,6 +156,8 @@ impl Effect {
             Self::StartWorker => "StartWorker",
             Self::StopWorker => "StopWorker",
             Self::EndWorker => "EndWorker",
+            Self::ConfirmForConversion => "ConfirmForConversion",
+            Self::StartConversion => "StartConversion",
             Self::ConfirmCopy => "ConfirmCopy",
             Self::CreateVm => "CreateVm",
             Self::ConfirmStart { .. } => "ConfirmStart",
@@ -220,6 +226,13 @@ pub enum Wait {
     },
     /// The disks are being copied.
     Copying,
+    /// The guest is being converted.
+    Converting,
+    /// As many guests are being converted as may be at once.
+    Converter {
+        /// Its place among those that wait, from 1.
+        at: usize,
+    },
     /// The guest was asked to shut down.
     ShuttingDown {
         /// When patience ends.
@@ -267,10 +280,13 @@ impl Wait {
     /// Tells whether it ends without anybody's doing, soon.
     pub fn passes_by_itself(&self) -> bool {
         match self {
-            Self::Copying | Self::ShuttingDown { .. } | Self::Retry { .. } => true,
+            Self::Copying | Self::Converting | Self::ShuttingDown { .. } | Self::Retry { .. } => {
+                true
+            }
             Self::Blocked
             | Self::Unknown(_)
             | Self::Slot { .. }
+            | Self::Converter { .. }
             | Self::Space { .. }
             | Self::NameTaken
             | Self::Older(_)

@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 
-use crate::decide::admit::power_off;
+use crate::decide::admit::{conversion, power_off};
 use crate::decide::{Effect, Input, Wait, Warrant};
 use crate::domain::id::Token;
 use crate::domain::vm::{Claim, Power};
@@ -56,13 +56,18 @@ pub(super) fn next(input: &Input<'_>, run: &Run) -> Next {
             forward(input, run, Effect::CreateDisks { token: token.clone() }, "create disks")
         }
         Phase::Copying(_) => copy(input, run),
-        Phase::Copied(_) => match input.observed.workers.get(run.begun.run()) {
-            Some(_) if input.now.duration_since(run.since) > WORKER_END_MAX => {
-                finish(run, Effect::StopWorker, "end the worker")
-            }
-            Some(_) => Next::Wait(Wait::Copying),
-            None => forward(input, run, Effect::ConfirmCopy, "look at the source again"),
-        },
+        Phase::Copied(_) if run.begun.converts() => {
+            let effect = Effect::ConfirmForConversion;
+            once_ended(input, run, Wait::Copying, effect, "look at the source again")
+        }
+        Phase::Copied(_) => {
+            once_ended(input, run, Wait::Copying, Effect::ConfirmCopy, "look at the source again")
+        }
+        Phase::Converting { .. } => convert(input, run),
+        Phase::Converted(_) => {
+            let effect = Effect::ConfirmCopy;
+            once_ended(input, run, Wait::Converting, effect, "look at the source again")
+        }
         Phase::Creating(_) => forward(input, run, Effect::CreateVm, "create the VM"),
         Phase::Created(_) => {
             let token = token(input, run, "start");
@@ -201,9 +206,12 @@ fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
             || kept.disks.iter().all(|disk| disk.root.is_none() || disk.verified);
         let stands = seen.areas.contains(&kept.area)
             || seen.vms.values().any(|vm| vm.made_by.as_ref() == Some(&kept.area));
+        // What a conversion was written into is no copy.
+        let pristine = kept.disks.iter().all(|disk| !disk.converted);
         let serves = off.was == Power::Off
             && stands
             && compared
+            && pristine
             && kept.of == instructions.vm.disks
             && kept.site == instructions.desired.target_site
             && kept.name == instructions.target_name;
@@ -221,21 +229,52 @@ fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
     forward_note(input, run, Fact::AreaIntended { token }, "create disks")
 }
 
+/// Goes on once the worker of the phase before has ended.
+fn once_ended(
+    input: &Input<'_>,
+    run: &Run,
+    wait: Wait,
+    effect: Effect,
+    doing: &'static str,
+) -> Next {
+    match input.observed.workers.get(run.begun.run()) {
+        Some(_) if input.now.duration_since(run.since) > WORKER_END_MAX => {
+            finish(run, Effect::StopWorker, "end the worker")
+        }
+        Some(_) => Next::Wait(wait),
+        None => forward(input, run, effect, doing),
+    }
+}
+
 fn copy(input: &Input<'_>, run: &Run) -> Next {
-    let brake = input.observed.brake;
-    let worker = input.observed.workers.get(run.begun.run());
-    let stops = match brake {
+    match working(input, run, "stop the copy", Wait::Copying) {
+        Some(next) => next,
+        None => forward(input, run, Effect::StartWorker, "copy"),
+    }
+}
+
+fn convert(input: &Input<'_>, run: &Run) -> Next {
+    let next = working(input, run, "stop the conversion", Wait::Converting);
+    next.unwrap_or_else(|| match conversion(input, run) {
+        Ok(()) => forward(input, run, Effect::StartConversion, "convert the guest"),
+        Err(wait) => Next::Wait(wait),
+    })
+}
+
+/// What becomes of an attempt whose worker runs, or must not run now.
+fn working(input: &Input<'_>, run: &Run, stop: &'static str, wait: Wait) -> Option<Next> {
+    let stops = match input.observed.brake {
         Brake::Released => false,
         Brake::Held => !run.phase.took_source_down(),
         Brake::Stopping => true,
     };
-    match worker {
-        Some(WorkerState::Running) if stops => finish(run, Effect::StopWorker, "stop the copy"),
+    Some(match input.observed.workers.get(run.begun.run()) {
+        Some(WorkerState::Running) if stops => finish(run, Effect::StopWorker, stop),
         Some(WorkerState::Silent) => finish(run, Effect::EndWorker, "end a worker that hangs"),
-        Some(WorkerState::Running | WorkerState::Stopping) => Next::Wait(Wait::Copying),
+        Some(WorkerState::Running | WorkerState::Stopping) => Next::Wait(wait),
         None if stops => Next::Wait(Wait::Brake),
-        None => forward(input, run, Effect::StartWorker, "copy"),
-    }
+        None => return None,
+    })
 }
 
 /// The source comes back first, then its mark goes; what was made on the target goes as the plan says.

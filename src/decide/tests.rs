@@ -215,7 +215,7 @@ impl Bench {
             progress: &self.progress,
             busy: &BTreeSet::new(),
             commit: &CommitId::new("c1"),
-            limits: Limits { vms_in_flight: self.slots, cutover: self.cutover },
+            limits: Limits { vms_in_flight: self.slots, converting: 1, cutover: self.cutover },
             now: self.now,
         })
     }

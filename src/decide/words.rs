@@ -18,6 +18,8 @@ impl Wait {
             Self::ElsewhereMoving(key) => format!("the same VM moves as `{key}`"),
             Self::Pinned { pinned } => format!("its name meant another VM before, {pinned}"),
             Self::Copying => "its disks are being copied".to_owned(),
+            Self::Converting => "its guest is being converted".to_owned(),
+            Self::Converter { at: _ } => "other guests are being converted".to_owned(),
             Self::ShuttingDown { deadline } => {
                 format!("the guest was asked to shut down and has time until {deadline:.0}")
             }
@@ -42,6 +44,7 @@ impl Wait {
             Self::Slot { moving } => Some(format!("{moving} VMs move now")),
             Self::Space { needed: _, free } => Some(format!("{free} are free")),
             Self::Retry { at, fault: _ } => Some(format!("next at {at:.0}")),
+            Self::Converter { at } => Some(format!("it is number {at} of those that wait")),
             Self::Blocked
             | Self::Unknown(_)
             | Self::NameTaken
@@ -49,6 +52,7 @@ impl Wait {
             | Self::ElsewhereMoving(_)
             | Self::Pinned { .. }
             | Self::Copying
+            | Self::Converting
             | Self::ShuttingDown { .. }
             | Self::Stalled(_)
             | Self::Brake
@@ -86,6 +90,8 @@ impl Wait {
             | Self::Older(_)
             | Self::ElsewhereMoving(_)
             | Self::Copying
+            | Self::Converting
+            | Self::Converter { .. }
             | Self::ShuttingDown { .. }
             | Self::Cutover { .. }
             | Self::Window { opens: Some(_), .. }

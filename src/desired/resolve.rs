@@ -270,13 +270,6 @@ impl<'a> Resolver<'a> {
             findings.push(finding.clone());
             bars.push(finding);
         }
-        if !plan.skip_guest_conversion && !plan.archived {
-            let written = manifest.places.contains_key("/spec/skipGuestConversion");
-            let at = if written { "/spec/skipGuestConversion" } else { "/metadata/name" };
-            let finding = reference::conversion(manifest.place_of(at));
-            findings.push(finding.clone());
-            bars.push(finding);
-        }
         let calendar = self.calendar(manifest, plan, &mut bars, findings);
         let timeout_s = duration_s(&plan.shutdown.timeout);
         let shared = Shared { plan, manifest, source, target, networks, timeout_s, findings: bars };

@@ -153,6 +153,11 @@ impl Vm {
         self.disks.iter().map(|disk| disk.capacity).sum()
     }
 
+    /// Tells whether the source says that the guest is a Windows.
+    pub fn is_windows(&self) -> bool {
+        self.os.as_deref().is_some_and(|os| os.to_ascii_lowercase().contains("windows"))
+    }
+
     /// Returns how much is read to copy it: what is stored, of each disk of which that is known.
     pub fn to_copy(&self) -> Bytes {
         self.disks.iter().map(|disk| disk.stored.unwrap_or(disk.capacity)).sum()

@@ -1,16 +1,19 @@
 //! What the facts add up to. Recovery folds the whole journal; a running controller folds one more fact. Same function.
 //!
 //! ```text
-//! Begun ─► Claiming ─► Claimed ─► On ─► ShuttingDown ─► Off ─► Preparing ─► Copying ─► Copied ─► Creating ─► Created
-//!              (a source that keeps no marks skips Claiming; one that is off skips On and ShuttingDown)          │
-//!                                                        Completed ◄─ Settling ◄─ Starting ◄── point of no return ┤
-//!                                                                        ▲                                        │
-//!                                                                        └──────────── nothing to start ──────────┘
+//! Begun ─► Claiming ─► Claimed ─► On ─► ShuttingDown ─► Off ─► Preparing ─► Copying ─► Copied ─┬──────────────► Creating ─► Created
+//!              (a source that keeps no marks skips Claiming; one that is off skips On and       │               ▲             │
+//!               ShuttingDown)                                                                   └► Converting ─► Converted    │
+//!                                                        Completed ◄─ Settling ◄─ Starting ◄─────────────── point of no return ┤
+//!                                                                        ▲                                                     │
+//!                                                                        └────────────────── nothing to start ─────────────────┘
 //! any phase before the point of no return ─► Undoing ─► Undone
 //! ```
 //!
 //! What exists only in a phase lives in its variant. The last arm of [`Phase::after`] refuses: a fact that does not follow
 //! is a bug of ours or a damaged journal, and nothing is done on top of it.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
@@ -47,6 +50,11 @@ impl Begun {
         desired.on_failure == OnFailure::Keep && vm.claim == Claim::Impossible
     }
 
+    /// Tells whether the guest is converted before the VM is made.
+    pub fn converts(&self) -> bool {
+        !self.instructions.desired.skip_guest_conversion
+    }
+
     /// Tells whether the VM is to be started on the target, given how the source was found.
     pub fn starts(&self, was: Power) -> bool {
         match (self.instructions.desired.power, was) {
@@ -76,6 +84,8 @@ pub struct Area {
     pub token: Token,
     /// Its disks.
     pub disks: Vec<DiskCopy>,
+    /// What the converter warned of.
+    pub warnings: Vec<String>,
 }
 
 /// What an attempt left on the target: a later one goes on from it, or removes it.
@@ -156,6 +166,15 @@ pub enum Phase {
     Copying(Area),
     /// All disks are on the target.
     Copied(Area),
+    /// The guest is converted.
+    Converting {
+        /// What is converted.
+        area: Area,
+        /// The disks whose overlays are still to be committed; `None` until the overlays hold the whole conversion.
+        uncommitted: Option<BTreeSet<DiskKey>>,
+    },
+    /// The guest is converted and every overlay committed.
+    Converted(Area),
     /// The VM may have been made.
     Creating(Area),
     /// The VM stands on the target, off, and is to be started.
@@ -212,6 +231,8 @@ impl Phase {
             Self::Preparing { .. } => "Preparing",
             Self::Copying(_) => "Copying",
             Self::Copied(_) => "Copied",
+            Self::Converting { .. } => "Converting",
+            Self::Converted(_) => "Converted",
             Self::Creating(_) => "Creating",
             Self::Created(_) => "Created",
             Self::Starting { .. } => "Starting",
@@ -247,6 +268,8 @@ impl Phase {
             Self::Off(off) | Self::Preparing { off, .. } => off.was == Power::On,
             Self::Copying(area)
             | Self::Copied(area)
+            | Self::Converting { area, .. }
+            | Self::Converted(area)
             | Self::Creating(area)
             | Self::Created(area)
             | Self::Starting { area, .. }
@@ -264,6 +287,8 @@ impl Phase {
             Self::Preparing { token, .. } => Some(token),
             Self::Copying(area)
             | Self::Copied(area)
+            | Self::Converting { area, .. }
+            | Self::Converted(area)
             | Self::Creating(area)
             | Self::Created(area)
             | Self::Starting { area, .. }
@@ -286,6 +311,8 @@ impl Phase {
         match self {
             Self::Copying(area)
             | Self::Copied(area)
+            | Self::Converting { area, .. }
+            | Self::Converted(area)
             | Self::Creating(area)
             | Self::Created(area)
             | Self::Starting { area, .. }
@@ -334,20 +361,27 @@ impl Phase {
                 Self::Preparing { off, token: token.clone() }
             }
             (Self::Off(off), Fact::AreaAdopted { area, disks }) => {
-                Self::Copying(Area { off, token: area.clone(), disks: disks.clone() })
-                    .when_copied(begun)
+                Area::new(off, area.clone(), disks.clone()).when_copied(begun)
             }
             (Self::Preparing { off, token }, Fact::DisksCreated { disks }) => {
                 let disks = disks.iter().map(DiskCopy::empty).collect();
-                Self::Copying(Area { off, token, disks }).when_copied(begun)
+                Area::new(off, token, disks).when_copied(begun)
             }
-            (Self::Copying(area), Fact::Checkpointed(_) | Fact::DiskCopied { .. }) => {
-                Self::Copying(area.with(fact)?).when_copied(begun)
+            (
+                Self::Copying(area),
+                Fact::Checkpointed(_) | Fact::DiskCopied { .. } | Fact::DiskVerified { .. },
+            ) => area.with(fact)?.when_copied(begun),
+            (Self::Copied(area), Fact::ConversionIntended) if begun.converts() => {
+                Self::Converting { area, uncommitted: None }
             }
-            (Self::Copying(area), Fact::DiskVerified { .. }) => {
-                Self::Copying(area.with(fact)?).when_copied(begun)
+            (Self::Converting { area, uncommitted: None }, Fact::Converted { warnings }) => {
+                area.converted(warnings)
             }
-            (Self::Copied(area), Fact::CreateIntended) => Self::Creating(area),
+            (Self::Converting { area, uncommitted: Some(left) }, Fact::DiskCommitted { disk }) => {
+                area.committed(left, disk)?
+            }
+            (Self::Copied(area), Fact::CreateIntended) if !begun.converts() => Self::Creating(area),
+            (Self::Converted(area), Fact::CreateIntended) => Self::Creating(area),
             (Self::Creating(area), Fact::VmCreated) if begun.starts(area.off.was) => {
                 Self::Created(area)
             }
@@ -366,22 +400,6 @@ impl Phase {
             (Self::Undoing(undo), fact) => undo.after(begun, fact)?,
             (_, _) => return None,
         })
-    }
-
-    /// Moves on once every disk is copied and, where the plan wants it, compared.
-    fn when_copied(self, begun: &Begun) -> Self {
-        let verify = begun.instructions.desired.verify;
-        let through = |disk: &DiskCopy| {
-            disk.root.is_some()
-                && match verify {
-                    Verify::None => true,
-                    Verify::Full | Verify::Changed => disk.verified,
-                }
-        };
-        match self {
-            Self::Copying(area) if area.disks.iter().all(through) => Self::Copied(area),
-            other => other,
-        }
     }
 
     /// Lists what an attempt in this phase has to undo.
@@ -407,6 +425,8 @@ impl Phase {
             Self::Preparing { off, token } => (off.claim, Some(token)),
             Self::Copying(area)
             | Self::Copied(area)
+            | Self::Converting { area, .. }
+            | Self::Converted(area)
             | Self::Creating(area)
             | Self::Created(area) => (area.off.claim, Some(area.token)),
             Self::Begun
@@ -432,11 +452,58 @@ impl DiskCopy {
     fn empty((disk, target): &(DiskKey, crate::domain::vm::TargetDisk)) -> Self {
         let (disk, target) = (disk.clone(), target.clone());
         let written = crate::domain::unit::Bytes(0);
-        Self { disk, target, checkpoint: None, root: None, written, verified: false }
+        Self {
+            disk,
+            target,
+            checkpoint: None,
+            root: None,
+            written,
+            verified: false,
+            converted: false,
+        }
     }
 }
 
 impl Area {
+    fn new(off: Off, token: Token, disks: Vec<DiskCopy>) -> Self {
+        Self { off, token, disks, warnings: Vec::new() }
+    }
+
+    /// Moves on once every disk is copied and, where the plan wants it, compared.
+    fn when_copied(self, begun: &Begun) -> Phase {
+        let verify = begun.instructions.desired.verify;
+        let through = |disk: &DiskCopy| {
+            disk.root.is_some()
+                && match verify {
+                    Verify::None => true,
+                    Verify::Full | Verify::Changed => disk.verified,
+                }
+        };
+        if self.disks.iter().all(through) { Phase::Copied(self) } else { Phase::Copying(self) }
+    }
+
+    /// Begins to commit: what was known of the disks' blocks is void (safety rule 19).
+    fn converted(mut self, warnings: &[String]) -> Phase {
+        warnings.clone_into(&mut self.warnings);
+        for disk in &mut self.disks {
+            (disk.checkpoint, disk.converted) = (None, true);
+        }
+        let left = self.disks.iter().map(|disk| disk.disk.clone()).collect();
+        self.until_committed(left)
+    }
+
+    fn committed(self, mut left: BTreeSet<DiskKey>, disk: &DiskKey) -> Option<Phase> {
+        left.remove(disk).then(|| self.until_committed(left))
+    }
+
+    fn until_committed(self, left: BTreeSet<DiskKey>) -> Phase {
+        if left.is_empty() {
+            Phase::Converted(self)
+        } else {
+            Phase::Converting { area: self, uncommitted: Some(left) }
+        }
+    }
+
     fn disk(&mut self, key: &DiskKey) -> Option<&mut DiskCopy> {
         self.disks.iter_mut().find(|disk| disk.disk == *key)
     }

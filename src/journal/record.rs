@@ -65,6 +65,9 @@ impl Entry {
             | Fact::DisksCreated { .. }
             | Fact::DiskCopied { .. }
             | Fact::DiskVerified { .. }
+            | Fact::ConversionIntended
+            | Fact::Converted { .. }
+            | Fact::DiskCommitted { .. }
             | Fact::CreateIntended
             | Fact::VmCreated
             | Fact::StartIntended { .. }
@@ -252,6 +255,18 @@ pub enum Fact {
         /// The disk.
         disk: DiskKey,
     },
+    /// The guest may be converted, on overlays over its disks.
+    ConversionIntended,
+    /// Durable overlays hold the whole conversion, and may be committed: from here on the disks are no copies any more.
+    Converted {
+        /// What the converter warned of.
+        warnings: Vec<String>,
+    },
+    /// A disk's overlay is committed to it.
+    DiskCommitted {
+        /// The disk.
+        disk: DiskKey,
+    },
     /// The VM may be made on the target.
     CreateIntended,
     /// The VM stands on the target, off.
@@ -330,6 +345,9 @@ pub struct DiskCopy {
     pub written: Bytes,
     /// Whether it was read again and compared.
     pub verified: bool,
+    /// Whether a conversion was, or may have been, written into it: no checkpoint and no hash speaks of it any more.
+    #[serde(default)]
+    pub converted: bool,
 }
 
 /// Why an attempt is given up.

@@ -393,12 +393,6 @@ pub(crate) mod reference {
         super::value_unsupported(place, "`type`", "warm", hint)
     }
 
-    pub(crate) fn conversion(place: Place) -> Finding {
-        let hint =
-            "write `skipGuestConversion: true`; the guest then needs drivers for KVM already";
-        super::value_unsupported(place, "`skipGuestConversion`", "false", hint)
-    }
-
     pub(crate) fn pool(place: Place, name: &str) -> Finding {
         let hint = "leave one entry for each network of the source";
         super::value_unsupported(place, "a second entry for one network", name, hint)

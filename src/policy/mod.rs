@@ -31,7 +31,7 @@ use crate::domain::id::{Digest, PlanName, ProviderName, SourceVm, TargetName, To
 use crate::domain::vm::Vm;
 use crate::journal::phase::Begun;
 use crate::manifest::diagnostic::{Finding, Place};
-use crate::observed::{Gap, Observed, Seen, SourceState, TargetState};
+use crate::observed::{ConverterState, Gap, Observed, Seen, SourceState, TargetState};
 use crate::planted::{Bug, planted};
 use crate::policy::input::{Basis, Input};
 use crate::policy::rules::{Concern, Rules};
@@ -311,6 +311,9 @@ impl Judge {
             {
                 found.say(taken(&judged));
             }
+            if let Some(gap) = inconvertible(&judged, target) {
+                found.say(gap);
+            }
         });
         found.verdict(Some(judged), unseen.err())
     }
@@ -470,6 +473,15 @@ fn taken(judged: &Judged) -> Concern {
         judged.target_name, judged.desired.target
     );
     plan::say(plan::NAME_TAKEN, text)
+}
+
+/// Tells what keeps a guest from being converted on its target, where that is wanted.
+fn inconvertible(judged: &Judged, target: &TargetState) -> Option<Concern> {
+    let ConverterState { missing, missing_for_windows } = &target.converter;
+    let for_windows = missing_for_windows.as_ref().filter(|_| judged.vm.is_windows());
+    let gap = missing.as_ref().or(for_windows).filter(|_| !judged.desired.skip_guest_conversion)?;
+    let concern = plan::say(plan::CONVERTER_MISSING, gap.reason.clone());
+    Some(Concern { hint: Some(gap.remedy.clone()), ..concern })
 }
 
 /// Blocks entries that mean different VMs and give them one name on one target.

@@ -59,12 +59,12 @@ pub(super) const WARM_UNSUPPORTED: Row = (
     "Say `type: cold`",
 );
 
-pub(super) const CONVERSION_UNSUPPORTED: Row = (
-    "plan.conversion.unsupported",
+pub(super) const CONVERTER_MISSING: Row = (
+    "target.converter.missing",
     Severity::Critical,
-    "Guest conversion is not supported yet",
-    "The plan asks for drivers to be installed in the guest, which this version does not do.",
-    "Say `skipGuestConversion: true`",
+    "The guest cannot be converted",
+    "The plan asks for the guest to be made fit for KVM, and the target has not what that needs: it would have no driver for its disks.",
+    "Install what is missing, or say `skipGuestConversion: true` for a guest that has the drivers",
 );
 
 pub(super) const NAME_INVALID: Row = (
@@ -109,8 +109,7 @@ pub(super) const VM_AMBIGUOUS: Row = (
 
 /// The findings of this file that `desired` may have said already, in the manifest's own words. They are kept as a second
 /// lock: no plan that asks for what is not done is ever cleared.
-pub(super) const SAID_BY_MANIFEST: [&str; 3] =
-    [WARM_UNSUPPORTED.0, CONVERSION_UNSUPPORTED.0, NAME_INVALID.0];
+pub(super) const SAID_BY_MANIFEST: [&str; 2] = [WARM_UNSUPPORTED.0, NAME_INVALID.0];
 
 /// Lists the pages.
 pub(super) fn pages() -> impl Iterator<Item = ConcernPage> {
@@ -121,7 +120,7 @@ pub(super) fn pages() -> impl Iterator<Item = ConcernPage> {
         NETWORK_NAMELESS,
         POWER_UNSUPPORTED,
         WARM_UNSUPPORTED,
-        CONVERSION_UNSUPPORTED,
+        CONVERTER_MISSING,
         NAME_INVALID,
         NAME_TAKEN,
         NAME_DUPLICATE,
@@ -169,9 +168,6 @@ pub(super) fn check(input: &Input<'_>) -> Vec<Concern> {
     }
     if input.plan.kind == PlanType::Warm {
         concerns.push(say(WARM_UNSUPPORTED, "`type: warm` is not supported yet"));
-    }
-    if !input.plan.skip_guest_conversion {
-        concerns.push(say(CONVERSION_UNSUPPORTED, "guest conversion is not supported yet"));
     }
     if input.target.name.is_empty() {
         let text = format!("no name on the target can be made of `{}`", input.vm.name);

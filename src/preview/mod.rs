@@ -491,6 +491,8 @@ fn change(state: &Standing, verdict: Option<&Verdict>, moving: Option<&Run>) -> 
             | Wait::Older(_)
             | Wait::ElsewhereMoving(_)
             | Wait::Copying
+            | Wait::Converting
+            | Wait::Converter { .. }
             | Wait::ShuttingDown { .. }
             | Wait::Retry { .. }
             | Wait::Brake
@@ -528,6 +530,10 @@ fn what(
             actions.push("copy");
             if desired.verify != Verify::None {
                 actions.push("verify");
+            }
+            if !desired.skip_guest_conversion {
+                actions.push("convert");
+                words.push_str(", converts the guest");
             }
             actions.push("create");
             if starts(desired.power, vm.power) {

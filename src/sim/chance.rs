@@ -76,6 +76,8 @@ pub enum Call {
     ImageReadMap,
     ImageWriteMap,
     ImageSync,
+    Convert,
+    Commit,
 }
 
 /// How a call goes wrong.
@@ -115,7 +117,7 @@ pub enum Mishap {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::RepoHead,
         Self::RepoTree,
         Self::RepoBlob,
@@ -154,6 +156,8 @@ impl Call {
         Self::ImageReadMap,
         Self::ImageWriteMap,
         Self::ImageSync,
+        Self::Convert,
+        Self::Commit,
     ];
 
     /// Returns what may happen to it.
@@ -197,7 +201,9 @@ impl Call {
             | Self::ImageRead
             | Self::ImageReadMap
             | Self::ImageWriteMap => &[Passing],
-            Self::ImageNext | Self::ImageFinish => &[Passing, Lasting],
+            Self::ImageNext | Self::ImageFinish | Self::Convert | Self::Commit => {
+                &[Passing, Lasting]
+            }
             Self::ImageWrite => &[Passing, Full],
             Self::ImageSync => &[SyncFailed],
         }
@@ -236,6 +242,8 @@ impl Call {
                 | Self::ImageReadMap
                 | Self::ImageWriteMap
                 | Self::ImageSync
+                | Self::Convert
+                | Self::Commit
         )
     }
 }

@@ -67,7 +67,7 @@ impl SimDisk {
         }
     }
 
-    fn leaf_length(&self, leaf: usize) -> usize {
+    pub(super) fn leaf_length(&self, leaf: usize) -> usize {
         let start = u64::try_from(leaf).unwrap_or(u64::MAX).saturating_mul(LEAF_BYTES);
         size(LEAF_BYTES.min(self.capacity.saturating_sub(start)))
     }
@@ -211,6 +211,15 @@ impl SimDisk {
         let mut pairs = self.durable.iter().zip(content).take(leaves);
         let at = pairs.position(|(leaf, byte)| *leaf != Leaf::Fill(*byte))?;
         Some(format!("leaf {at} differs"))
+    }
+
+    /// Returns what each leaf reads as; of one that is not uniform its first byte.
+    pub(super) fn fills(&self) -> Vec<u8> {
+        let fill = |leaf: &Leaf| match leaf {
+            Leaf::Fill(byte) => *byte,
+            Leaf::Torn(bytes) => bytes.first().copied().unwrap_or(0),
+        };
+        self.readable.iter().map(fill).collect()
     }
 
     /// Returns how much is stored, zeros left out.

@@ -112,7 +112,7 @@ impl State {
         if same { Ok((vm, index)) } else { Err(gone()) }
     }
 
-    fn disk_mut(&mut self, disk: &TargetDisk) -> Result<&mut SimDisk, PortError> {
+    pub(super) fn disk_mut(&mut self, disk: &TargetDisk) -> Result<&mut SimDisk, PortError> {
         self.target.disks.get_mut(&disk.0).ok_or_else(|| {
             let text = format!("the simulated target has no disk {}", disk.0);
             PortError::lasting(text, "find out who took it away", Mend::Target)

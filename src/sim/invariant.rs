@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::convert::converted;
 use super::history::{Actor, Deed, What};
 use super::image::leaf_of;
 use super::source::SimVm;
@@ -64,7 +65,10 @@ pub fn invariant_target_equals_source(world: &SimWorld, progress: &Progress) -> 
             if change.power == Power::On {
                 return Err(format!("{} ran at its source when its copy was confirmed", vm.name));
             }
-            state.equal(area, &change.content).map_err(|why| format!("{}: {why}", vm.name))?;
+            let converts = run.begun.converts();
+            state
+                .equal(area, &change.content, converts)
+                .map_err(|why| format!("{}: {why}", vm.name))?;
         }
     }
     Ok(())
@@ -155,17 +159,22 @@ pub fn invariant_no_checkpoint_before_durability(
     }
     for vm in &state.vms {
         let Some(run) = progress.runs(&vm.id).last() else { continue };
-        let (Phase::Copying(area) | Phase::Copied(area) | Phase::Creating(area)) = &run.phase
+        // As long as nothing is committed a conversion leaves the disks as they were copied.
+        let (Phase::Copying(area)
+        | Phase::Copied(area)
+        | Phase::Converting { area, uncommitted: None }
+        | Phase::Creating(area)) = &run.phase
         else {
             continue;
         };
+        let pristine = !(matches!(run.phase, Phase::Creating(_)) && run.begun.converts());
         let off = |fact: &Fact| matches!(fact, Fact::SourceOff | Fact::PowerRemembered { .. });
         let facts = state.facts_of(run.begun.run());
         let Some((record, _)) = facts.into_iter().rfind(|(_, fact)| off(fact)) else { continue };
         if vm.went_on_after(record) {
             continue;
         }
-        for (copy, content) in area.disks.iter().zip(&vm.disks) {
+        for (copy, content) in area.disks.iter().zip(&vm.disks).filter(|_| pristine) {
             let leaves = match (&copy.root, &copy.checkpoint) {
                 (Some(_), _) => content.len(),
                 (None, Some(checkpoint)) => leaf_of(&checkpoint.resume).unwrap_or(content.len()),
@@ -461,14 +470,15 @@ impl State {
         Ok(())
     }
 
-    fn equal(&self, area: &Area, content: &[Vec<u8>]) -> Result<(), String> {
+    fn equal(&self, area: &Area, content: &[Vec<u8>], converts: bool) -> Result<(), String> {
         if area.disks.len() != content.len() {
             return Err(format!("{} disks instead of {}", area.disks.len(), content.len()));
         }
         for (copy, content) in area.disks.iter().zip(content) {
             let disk = self.target.disks.get(&copy.target.0);
             let disk = disk.ok_or_else(|| format!("{} is gone", copy.target.0))?;
-            if let Some(why) = disk.difference(content, content.len()) {
+            let expected = if converts { converted(content) } else { content.clone() };
+            if let Some(why) = disk.difference(&expected, expected.len()) {
                 return Err(format!("{}: {why}", copy.target.0));
             }
         }

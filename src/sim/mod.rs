@@ -27,6 +27,7 @@ use crate::journal::record::{Mend, Record};
 use crate::port::{Clock, Hold, PortError, World};
 
 pub mod chance;
+mod convert;
 pub mod count;
 mod disk;
 pub mod history;

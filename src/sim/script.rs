@@ -143,7 +143,7 @@ pub(crate) struct PlanModel {
     pub(crate) power: &'static str,
     /// How much is compared.
     pub(crate) verify: &'static str,
-    /// Whether it asks for a conversion, which is not supported yet and blocks its VMs.
+    /// Whether its guests are converted.
     pub(crate) convert: bool,
     /// Whether it names the window.
     pub(crate) window: bool,
@@ -404,7 +404,6 @@ impl Manifests {
             let plan = self.good_plans.get(&model.plan);
             let listed = plan.map(|plan| plan.vms.iter().map(name).collect());
             let movable = plan
-                .filter(|plan| !plan.convert)
                 .map(|plan| plan.vms.iter().filter(|vm| !self.names[**vm].1).map(name).collect());
             let movable = movable.unwrap_or_default();
             intent.canceled.extend(model.cancel.iter().map(|vm| (migration.clone(), name(vm))));
@@ -557,7 +556,7 @@ fn plan() -> impl Strategy<Value = PlanModel> {
     let vms = prop::collection::btree_set(0..4_usize, 1..=4);
     let power = prop_oneof![3 => Just("auto"), 1 => Just("on"), 1 => Just("off")];
     let verify = prop_oneof![2 => Just("changed"), 1 => Just("full"), 1 => Just("none")];
-    let convert = prop_oneof![6 => Just(false), 1 => Just(true)];
+    let convert = prop_oneof![2 => Just(false), 1 => Just(true)];
     let window = prop_oneof![2 => Just(false), 1 => Just(true)];
     (vms, any::<bool>(), any::<bool>(), power, verify, convert, window).prop_map(
         |(vms, force, delete, power, verify, convert, window)| PlanModel {

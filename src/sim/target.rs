@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chance::{Call, Mishap};
+use super::convert::Overlay;
 use super::disk::SimDisk;
 use super::history::{Actor, What};
 use super::source::disk_key;
@@ -13,7 +14,7 @@ use crate::domain::id::{DiskKey, SourceVm, TargetName, Token};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
 use crate::journal::record::Mend;
-use crate::observed::{TargetState, TargetVm};
+use crate::observed::{ConverterState, TargetState, TargetVm};
 use crate::port::{Blueprint, PortError, Target};
 
 /// What a simulated target can store: more than all VMs of a script.
@@ -41,6 +42,8 @@ impl Area {
 pub(super) struct SimTarget {
     pub(super) areas: BTreeMap<Token, Area>,
     pub(super) disks: BTreeMap<String, SimDisk>,
+    /// Whole conversions over them, durable.
+    pub(super) overlays: BTreeMap<String, Overlay>,
     /// Names on which something else stands.
     pub(super) foreign: BTreeSet<TargetName>,
     /// Whether the target does not answer.
@@ -145,7 +148,12 @@ impl Target for SimWorld {
             let vms = names.filter_map(|name| Some((name.clone(), target.seen(name)?)));
             let partial = target.areas.iter().filter(|(_, area)| area.power.is_none());
             let areas = partial.map(|(token, _)| token.clone()).collect();
-            let seen = TargetState { free: Bytes(target.free()), vms: vms.collect(), areas };
+            let seen = TargetState {
+                free: Bytes(target.free()),
+                vms: vms.collect(),
+                areas,
+                converter: ConverterState::default(),
+            };
             state.stale_target = Some(seen.clone());
             Ok(seen)
         })
@@ -246,6 +254,7 @@ impl Target for SimWorld {
             let Some(found) = state.target.areas.remove(area) else { return Ok(()) };
             for (_, disk) in &found.disks {
                 state.target.disks.remove(&disk.0);
+                state.target.overlays.remove(&disk.0);
             }
             let (vm, area, name) = (found.vm, area.clone(), found.name);
             state.did(Actor::Ferry, What::Removed { vm, area, name });

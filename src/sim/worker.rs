@@ -9,7 +9,7 @@ use super::chance::{Call, Mishap};
 use super::image::{SimImages, leaf_of};
 use super::{SimWorld, State, crash};
 use crate::copy::engine::{Bounds, Comparison, End, Flow, Heard, copy_disk, verify_disk};
-use crate::copy::protocol::{CopyJob, DiskJob, FromWorker, News, Stage, WorkerEvent};
+use crate::copy::protocol::{DiskJob, FromWorker, Job, News, Stage, WorkerEvent};
 use crate::copy::tree::LEAF_BYTES;
 use crate::domain::id::RunId;
 use crate::domain::unit::Bytes;
@@ -26,9 +26,9 @@ const BOUNDS: Bounds =
 /// A worker.
 #[derive(Clone, Debug)]
 pub(super) struct SimWorker {
-    job: CopyJob,
-    /// The disk that it is at.
-    at: usize,
+    job: Job,
+    /// The disk that it is at, or the step of a conversion.
+    pub(super) at: usize,
     next_number: u64,
     /// What is not acknowledged.
     outbox: VecDeque<(u64, News)>,
@@ -43,7 +43,7 @@ pub(super) struct SimWorker {
 }
 
 impl SimWorker {
-    fn new(job: CopyJob) -> Self {
+    fn new(job: Job) -> Self {
         Self {
             job,
             at: 0,
@@ -65,6 +65,14 @@ impl SimWorker {
     /// Tells whether it has not said its last word.
     pub(super) fn copies(&self) -> bool {
         !self.ended
+    }
+
+    /// Returns the disk that it copies.
+    fn disk_mut(&mut self) -> Option<&mut DiskJob> {
+        match &mut self.job {
+            Job::Copy(job) => job.disks.get_mut(self.at),
+            Job::Convert(_) => None,
+        }
     }
 
     fn say(&mut self, news: News) {
@@ -107,15 +115,23 @@ impl SimWorld {
 }
 
 /// What a worker does in one tick.
-struct Slice<'a> {
-    world: &'a SimWorld,
-    run: &'a RunId,
+pub(super) struct Slice<'a> {
+    pub(super) world: &'a SimWorld,
+    pub(super) run: &'a RunId,
     left: usize,
 }
 
 impl Slice<'_> {
     /// Goes on with the job. Returns whether it is done or only paused.
     fn perform(&mut self) -> Result<Flow, PortError> {
+        let job = self.world.lock().workers.get(self.run).map(|worker| worker.job.clone());
+        match job {
+            Some(Job::Convert(job)) => self.convert(&job),
+            Some(Job::Copy(_)) | None => self.copy(),
+        }
+    }
+
+    fn copy(&mut self) -> Result<Flow, PortError> {
         while let Some((disk, verify)) = self.current() {
             let images = SimImages { world: self.world.clone(), run: self.run.clone() };
             let root = match &disk.copied {
@@ -150,21 +166,24 @@ impl Slice<'_> {
     fn current(&self) -> Option<(DiskJob, Verify)> {
         let state = self.world.lock();
         let worker = state.workers.get(self.run).filter(|worker| !worker.ended)?;
-        Some((worker.job.disks.get(worker.at)?.clone(), worker.job.verify))
+        let Job::Copy(job) = &worker.job else { return None };
+        Some((job.disks.get(worker.at)?.clone(), job.verify))
     }
 
-    fn with_worker(&self, change: impl FnOnce(&mut SimWorker)) {
-        if let Some(worker) = self.world.lock().workers.get_mut(self.run) {
-            change(worker);
-        }
+    pub(super) fn with_worker<T: Default>(&self, change: impl FnOnce(&mut SimWorker) -> T) -> T {
+        self.world.lock().workers.get_mut(self.run).map(change).unwrap_or_default()
     }
 
-    fn say(&self, news: News) {
+    pub(super) fn say(&self, news: News) {
         self.with_worker(|worker| worker.say(news));
     }
 
     fn copied(&self, root: &str) {
-        self.with_worker(|worker| worker.job.disks[worker.at].copied = Some(root.to_owned()));
+        self.with_worker(|worker| {
+            if let Some(disk) = worker.disk_mut() {
+                disk.copied = Some(root.to_owned());
+            }
+        });
     }
 
     fn next_disk(&self) {
@@ -188,10 +207,19 @@ impl Slice<'_> {
         if let Some(checkpoint) = checkpoint {
             state.hold_to_durability(disk, &checkpoint);
             if let Some(worker) = state.workers.get_mut(self.run) {
-                worker.job.disks[worker.at].checkpoint = Some(checkpoint.clone());
+                if let Some(disk) = worker.disk_mut() {
+                    disk.checkpoint = Some(checkpoint.clone());
+                }
                 worker.say(News::Checkpointed(checkpoint));
             }
         }
+        drop(state);
+        self.pause()
+    }
+
+    /// Decides whether the worker goes on.
+    pub(super) fn pause(&mut self) -> Flow {
+        let mut state = self.world.lock();
         self.left = self.left.saturating_sub(1);
         let mishap = state.draw(Call::WorkerHeard);
         let Some(worker) = state.workers.get_mut(self.run) else { return Flow::Stop };
@@ -229,11 +257,11 @@ impl State {
 }
 
 impl Workers for SimWorld {
-    fn start(&self, job: CopyJob) -> Result<(), PortError> {
+    fn start(&self, job: Job) -> Result<(), PortError> {
         self.call(Call::WorkerStart, |state| {
-            let alive = state.workers.get(&job.run).is_some_and(|worker| !worker.ended);
+            let alive = state.workers.get(job.run()).is_some_and(|worker| !worker.ended);
             if !alive {
-                state.workers.insert(job.run.clone(), SimWorker::new(job));
+                state.workers.insert(job.run().clone(), SimWorker::new(job));
             }
             Ok(())
         })

@@ -370,6 +370,8 @@ pub enum StepName {
     Cutover,
     /// Reads the target again and compares.
     Verify,
+    /// Makes the guest fit for KVM.
+    ImageConversion,
     /// Makes the VM on the target, starts it where that is wanted, marks the source.
     VirtualMachineCreation,
 }
@@ -382,6 +384,7 @@ impl StepName {
             Self::DiskTransfer => "DiskTransfer",
             Self::Cutover => "Cutover",
             Self::Verify => "Verify",
+            Self::ImageConversion => "ImageConversion",
             Self::VirtualMachineCreation => "VirtualMachineCreation",
         }
     }

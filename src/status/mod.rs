@@ -358,6 +358,7 @@ fn stand_by_journal(run: &Run) -> Stand {
             Abandon::MigrationGone => Rest::Withdrawn,
         }),
         Phase::Copying(_) => stalled().unwrap_or(Standing::Waiting(Wait::Copying)),
+        Phase::Converting { .. } => stalled().unwrap_or(Standing::Waiting(Wait::Converting)),
         Phase::Begun
         | Phase::Claiming { .. }
         | Phase::Claimed { .. }
@@ -366,6 +367,7 @@ fn stand_by_journal(run: &Run) -> Stand {
         | Phase::Off(_)
         | Phase::Preparing { .. }
         | Phase::Copied(_)
+        | Phase::Converted(_)
         | Phase::Creating(_)
         | Phase::Created(_)
         | Phase::Starting { .. }

@@ -10,7 +10,7 @@ use crate::preview::Estimate;
 use crate::status::document::{DiskReport, Step, StepName, StepStatus};
 
 /// The phases of each step. Comparing has no phase of its own: it is part of `Copying`.
-const STEPS: [(StepName, &[&str]); 5] = [
+const STEPS: [(StepName, &[&str]); 6] = [
     (
         StepName::Initialize,
         &["Begun", "Claiming", "Claimed", "On", "ShuttingDown", "Off", "Preparing"],
@@ -18,6 +18,7 @@ const STEPS: [(StepName, &[&str]); 5] = [
     (StepName::DiskTransfer, &["Copying"]),
     (StepName::Cutover, &["Copied"]),
     (StepName::Verify, &[]),
+    (StepName::ImageConversion, &["Converting", "Converted"]),
     (StepName::VirtualMachineCreation, &["Creating", "Created", "Starting", "Settling"]),
 ];
 
@@ -27,9 +28,14 @@ pub(super) fn steps(run: &Run) -> Vec<Step> {
         .iter()
         .map(|(name, phases)| match name {
             StepName::Verify => verify(run),
+            StepName::ImageConversion if !run.begun.converts() => {
+                let (name, status) = (*name, StepStatus::Skipped);
+                Step { name, status, started: None, finished: None, took_ms: None }
+            }
             StepName::Initialize
             | StepName::DiskTransfer
             | StepName::Cutover
+            | StepName::ImageConversion
             | StepName::VirtualMachineCreation => step(run, *name, phases),
         })
         .collect()
@@ -150,6 +156,8 @@ fn given_up(run: &Run) -> Option<StepStatus> {
         | Phase::Preparing { .. }
         | Phase::Copying(_)
         | Phase::Copied(_)
+        | Phase::Converting { .. }
+        | Phase::Converted(_)
         | Phase::Creating(_)
         | Phase::Created(_)
         | Phase::Starting { .. }

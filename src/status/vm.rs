@@ -141,6 +141,8 @@ impl View<'_> {
                 | Wait::Older(_)
                 | Wait::ElsewhereMoving(_)
                 | Wait::Copying
+                | Wait::Converting
+                | Wait::Converter { .. }
                 | Wait::ShuttingDown { .. }
                 | Wait::Retry { .. }
                 | Wait::Brake
@@ -293,6 +295,8 @@ pub fn result(run: &Run) -> Option<String> {
         | Phase::Preparing { .. }
         | Phase::Copying(_)
         | Phase::Copied(_)
+        | Phase::Converting { .. }
+        | Phase::Converted(_)
         | Phase::Creating(_)
         | Phase::Created(_)
         | Phase::Starting { .. }

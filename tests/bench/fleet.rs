@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use ferry::collect::recorded::Recorded;
 use ferry::controller::Config;
-use ferry::copy::protocol::{CopyJob, WorkerEvent};
+use ferry::copy::protocol::{ConvertTools, Job, WorkerEvent};
 use ferry::decide::{CutoverLimits, Limits};
 use ferry::desired::Site;
 use ferry::domain::id::{
@@ -18,7 +18,7 @@ use ferry::domain::unit::Bytes;
 use ferry::domain::vm::{
     Checksum, Claim, Disk, DiskFormat, Firmware, Nic, Power, SourceDisk, TargetDisk, Vm,
 };
-use ferry::execute::CopyBounds;
+use ferry::execute::WorkerMeans;
 use ferry::journal::record::Mend;
 use ferry::manifest::parse;
 use ferry::observed::{Observed, Seen, SourceState, TargetState, TargetVm, WorkerState};
@@ -305,7 +305,7 @@ impl Target for Fleet {
 }
 
 impl Workers for Fleet {
-    fn start(&self, _job: CopyJob) -> Result<(), PortError> {
+    fn start(&self, _job: Job) -> Result<(), PortError> {
         Err(still())
     }
 
@@ -334,12 +334,13 @@ impl Hold for Fleet {
 pub(crate) fn config() -> Config {
     Config {
         instance: Instance::new("bench"),
-        limits: Limits { vms_in_flight: 20, cutover: CutoverLimits::default() },
+        limits: Limits { vms_in_flight: 20, converting: 1, cutover: CutoverLimits::default() },
         manifests: parse::Limits::default(),
-        copy: CopyBounds {
+        copy: WorkerMeans {
             allow_paths: vec!["/srv".to_owned()],
             memory: Bytes::mib(256),
             checkpoint_every: Bytes::mib(128),
+            convert: ConvertTools::default(),
         },
         report_interval: SignedDuration::from_mins(1),
     }

@@ -12,7 +12,7 @@ use ferry::adapter::location::{LocalDisk, Stamp, StoredDisk};
 use ferry::adapter::worker::Subprocesses;
 use ferry::copy::frame::{read_frame, write_frame};
 use ferry::copy::protocol::{
-    CopyJob, DiskJob, FromWorker, News, PROTOCOL_VERSION, ToWorker, WorkerEvent,
+    CopyJob, DiskJob, FromWorker, Job, News, PROTOCOL_VERSION, ToWorker, WorkerEvent,
 };
 use ferry::domain::id::{DiskKey, MigrationName, RunId, SourceVm, TargetName, Token};
 use ferry::domain::unit::Bytes;
@@ -81,7 +81,7 @@ fn start(job: &CopyJob) -> (Child, ChildStdout) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let start = ToWorker::Start { protocol: PROTOCOL_VERSION, job: job.clone() };
+    let start = ToWorker::Start { protocol: PROTOCOL_VERSION, job: Job::Copy(job.clone()) };
     write_frame(child.stdin.as_mut().unwrap(), &start).unwrap();
     let output = child.stdout.take().unwrap();
     (child, output)
@@ -91,7 +91,7 @@ fn next_checkpoint(output: &mut dyn Read) -> Checkpoint {
     loop {
         match read_frame(output).unwrap() {
             Some(FromWorker::Said { news: News::Checkpointed(made), .. }) => return made,
-            Some(FromWorker::Progress { .. }) => {}
+            Some(FromWorker::Progress { .. } | FromWorker::Doing { .. }) => {}
             other => unreachable!("a checkpoint is the first thing that is said: {other:?}"),
         }
     }
@@ -155,7 +155,7 @@ fn last_news(job: &CopyJob) -> Vec<News> {
         let _ = wake.send(());
     });
     let workers = Subprocesses::new(env!("CARGO_BIN_EXE_ferry").into(), waker);
-    workers.start(job.clone()).unwrap();
+    workers.start(Job::Copy(job.clone())).unwrap();
     let mut heard = Vec::new();
     while !matches!(heard.last(), Some(News::Ended | News::Failed(_))) {
         woken.recv_timeout(Duration::from_mins(1)).unwrap();

@@ -210,8 +210,7 @@ fn target_device(index: usize) -> String {
 
 /// Windows keeps local time in its hardware clock.
 fn clock(vm: &Vm) -> &'static str {
-    let windows = vm.os.as_deref().is_some_and(|os| os.to_ascii_lowercase().contains("windows"));
-    if windows { "localtime" } else { "utc" }
+    if vm.is_windows() { "localtime" } else { "utc" }
 }
 
 /// A UUID of version 8 (RFC 9562: the maker's own method).

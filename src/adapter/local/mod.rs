@@ -38,7 +38,7 @@ use crate::domain::id::{DiskKey, SourceVm, TargetName, Token};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
 use crate::journal::record::Mend;
-use crate::observed::{TargetState, TargetVm};
+use crate::observed::{ConverterState, TargetState, TargetVm};
 use crate::port::{Blueprint, PortError, Target};
 
 /// The version of `ferry.json`.
@@ -256,7 +256,7 @@ impl Target for LocalTarget {
             };
             vms.insert(TargetName::new(name), TargetVm { made_by, power: None });
         }
-        Ok(TargetState { free, vms, areas })
+        Ok(TargetState { free, vms, areas, converter: ConverterState::default() })
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {

@@ -4,14 +4,14 @@ use std::fs;
 use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
-use crate::copy::protocol::Stage;
+use crate::copy::protocol::{CopyJob, Stage};
 use crate::domain::id::{DiskKey, MigrationName, SourceVm};
 use crate::domain::unit::Bytes;
 use crate::journal::record::{Checkpoint, Disposition};
 use crate::manifest::document::Verify;
 
-fn job() -> CopyJob {
-    CopyJob {
+fn job() -> Job {
+    Job::Copy(CopyJob {
         run: RunId {
             vm: SourceVm::Ova { archive: "a".into(), system: "s".into() },
             migration: MigrationName::new("m"),
@@ -22,7 +22,7 @@ fn job() -> CopyJob {
         allow_paths: Vec::new(),
         memory: Bytes::mib(1),
         checkpoint_every: Bytes(1),
-    }
+    })
 }
 
 fn progress() -> FromWorker {
@@ -83,7 +83,7 @@ fn what_is_not_acknowledged_is_handed_on_again() {
     let ended = FromWorker::Said { number: 3, news: News::Ended };
     let frames = [progress(), checkpoint(1), checkpoint(2), checkpoint(2), ended.clone()];
     let stage = play(&frames, r#"cat "$frames"; cat >/dev/null"#);
-    let run = job().run;
+    let run = job().run().clone();
     stage.workers.start(job()).unwrap();
     stage.workers.start(job()).unwrap();
     assert_eq!(stage.workers.states().get(&run), Some(&WorkerState::Running));
@@ -126,7 +126,7 @@ fn a_worker_that_dies_leaves_a_failure_with_its_status_and_last_line() {
     // Nobody takes its place before all that it said was taken: the numbers begin again.
     stage.workers.start(job()).unwrap();
     assert!(stage.workers.states().is_empty());
-    stage.workers.acknowledge(&job().run, 1);
+    stage.workers.acknowledge(job().run(), 1);
     stage.workers.start(job()).unwrap();
     stage.until(|taken| taken.iter().any(|said| failure(said).is_some()));
 }
@@ -152,7 +152,7 @@ fn a_worker_that_does_not_stop_is_cut_off_and_then_killed() {
     let script = r#"cat "$frames"; exec sleep 1000"#;
     let mut stage = play(&[checkpoint(1)], script);
     stage.workers.end_wait = Duration::from_millis(50);
-    let run = job().run;
+    let run = job().run().clone();
     stage.workers.start(job()).unwrap();
     stage.until(|taken| taken.contains(&checkpoint(1)));
     // What happens after the kill is bounded by the machine, not by this wait: a second stop finds it over.

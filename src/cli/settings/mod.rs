@@ -18,6 +18,7 @@ use jiff::SignedDuration;
 
 use crate::adapter::git::{Author, GitRepo, Place, RepoSettings};
 use crate::cli::Global;
+use crate::copy::protocol::ConvertTools;
 use crate::decide::CutoverLimits;
 use crate::domain::id::Instance;
 use crate::domain::unit::Bytes;
@@ -84,6 +85,10 @@ pub struct Settings {
     pub documents_per_file: u32,
     /// When VMs may be taken down.
     pub cutover: CutoverLimits,
+    /// What guests are converted with.
+    pub convert: ConvertTools,
+    /// How many guests are converted at once.
+    pub convert_parallel: u32,
     /// Each value and where it came from, for `ferry doctor`.
     pub origins: Vec<Shown>,
 }
@@ -228,6 +233,7 @@ impl Settings {
         let value = text(&limits.documents_per_file);
         let documents_per_file = from.count("limits.documentsPerFile", value, "1000", 100_000)?;
         let cutover = from.cutover(&file.cutover)?;
+        let (convert, convert_parallel) = from.convert(&file.convert, &state_dir)?;
         let origins = from.origins;
         Ok(Self {
             file: loaded.path,
@@ -247,6 +253,8 @@ impl Settings {
             manifest_bytes,
             documents_per_file,
             cutover,
+            convert,
+            convert_parallel,
             origins,
         })
     }
@@ -413,6 +421,30 @@ impl Sources<'_> {
         let rollback_reserve =
             self.take("cutover.rollbackReserve", None, value, "15m", parse::duration)?;
         Ok(CutoverLimits { lateness, rollback_reserve, require_window })
+    }
+
+    fn convert(
+        &mut self,
+        file: &raw::Convert,
+        state_dir: &Path,
+    ) -> Result<(ConvertTools, u32), SettingsError> {
+        let raw::Convert { path, tmp_dir, virtio_win, parallel } = file;
+        let text = |value: &Option<raw::Text>| value.as_ref().map(|text| text.0.clone());
+        let shown = |text: &str, base: &Path| {
+            parse::path(text, base).map(|path| path.to_string_lossy().into_owned())
+        };
+        // A name without a folder is searched where programs are.
+        let program = |text: &str, base: &Path| {
+            if text.contains('/') { shown(text, base) } else { Ok(text.to_owned()) }
+        };
+        let value = text(path);
+        let program = self.take("convert.path", None, value, "virt-v2v-in-place", program)?;
+        let tmp_dir = self.take("convert.tmpDir", None, text(tmp_dir), "/var/tmp", shown)?;
+        let (value, default) = (text(virtio_win), "/usr/share/virtio-win");
+        let virtio_win = self.take("convert.virtioWin", None, value, default, shown)?;
+        let parallel = self.count("convert.parallel", text(parallel), "1", 100)?;
+        let log_dir = state_dir.join("conversions").to_string_lossy().into_owned();
+        Ok((ConvertTools { program, tmp_dir, virtio_win, log_dir }, parallel))
     }
 
     fn count(

@@ -20,7 +20,7 @@ pub(super) struct File {
     pub(super) cutover: Cutover,
     precopy: Later,
     libvirt: Later,
-    convert: Later,
+    pub(super) convert: Convert,
     vddk: Later,
     listen: Later,
 }
@@ -87,6 +87,15 @@ pub(super) struct Cutover {
     pub(super) rollback_reserve: Option<Text>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Convert {
+    pub(super) path: Option<Text>,
+    pub(super) tmp_dir: Option<Text>,
+    pub(super) virtio_win: Option<Text>,
+    pub(super) parallel: Option<Text>,
+}
+
 /// A setting that has its place and is not honoured yet.
 type Later = Option<serde_yaml::Value>;
 
@@ -101,7 +110,6 @@ impl File {
             ("limits.hostInFlight", &limits.host_in_flight),
             ("precopy", &self.precopy),
             ("libvirt", &self.libvirt),
-            ("convert", &self.convert),
             ("vddk", &self.vddk),
             ("listen", &self.listen),
         ];

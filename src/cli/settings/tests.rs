@@ -356,7 +356,6 @@ fn every_known_setting_that_is_not_honoured_refuses_to_start() {
         "limits: { hostInFlight: 32MiB }",
         "precopy: { interval: 60m }",
         "libvirt: { uri: qemu:///system }",
-        "convert: { parallel: 1 }",
         "vddk: { libDir: /x }",
         "listen: 127.0.0.1:8080",
     ];

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::copy::memory::Memory;
+use crate::copy::protocol::{ConvertDisk, ConvertTools};
 use crate::copy::tree::LEAF_BYTES;
-use crate::domain::id::{MigrationName, RunId, SourceVm};
-use crate::port::{Piece, Stored};
+use crate::domain::id::{DiskKey, MigrationName, RunId, SourceVm};
+use crate::domain::vm::TargetDisk;
+use crate::port::{Conversion, Converter, Piece, PortError, Stored};
 
 const LEAF: usize = 64 << 10;
 
@@ -36,6 +38,43 @@ fn job(memory: &Memory) -> CopyJob {
     }
 }
 
+/// Guests that are converted in three steps; the disk `torn` cannot be committed.
+struct Guest;
+
+impl Converter for Guest {
+    fn convert(&mut self, doing: &mut dyn FnMut(&str) -> bool) -> Result<Conversion, PortError> {
+        if ["open", "convert", "close"].iter().all(|step| doing(step)) {
+            Ok(Conversion::Done { warnings: vec!["no agent".to_owned()] })
+        } else {
+            Ok(Conversion::Stopped)
+        }
+    }
+
+    fn commit(&mut self, disk: &TargetDisk) -> Result<(), PortError> {
+        if disk.0 == "torn" { Err(PortError::passing("torn", "again")) } else { Ok(()) }
+    }
+}
+
+fn conversion(disks: &[(&str, bool)], converted: bool) -> Job {
+    let disk = |(name, committed): &(&str, bool)| ConvertDisk {
+        disk: DiskKey::new(name),
+        target: TargetDisk((*name).to_owned()),
+        committed: *committed,
+    };
+    Job::Convert(ConvertJob {
+        run: RunId {
+            vm: SourceVm::Ova { archive: "a".into(), system: "s".into() },
+            migration: MigrationName::new("m"),
+            attempt: 1,
+        },
+        name: "web".to_owned(),
+        disks: disks.iter().map(disk).collect(),
+        converted,
+        allow_paths: Vec::new(),
+        tools: ConvertTools::default(),
+    })
+}
+
 /// The controller's ends of the pipes.
 struct Controller {
     output: Option<PipeWriter>,
@@ -47,7 +86,7 @@ impl Controller {
         write_frame(self.output.as_mut().unwrap(), message).unwrap();
     }
 
-    fn start(&mut self, job: CopyJob) {
+    fn start(&mut self, job: Job) {
         self.tell(&ToWorker::Start { protocol: PROTOCOL_VERSION, job });
     }
 
@@ -56,7 +95,7 @@ impl Controller {
         loop {
             match read_frame(&mut self.input).unwrap()? {
                 FromWorker::Said { number, news } => return Some((number, news)),
-                FromWorker::Progress { .. } => {}
+                FromWorker::Progress { .. } | FromWorker::Doing { .. } => {}
             }
         }
     }
@@ -74,7 +113,8 @@ fn with_worker(
     let count = || {
         gone.fetch_add(1, Ordering::SeqCst);
     };
-    let terms = Terms { images: &images, threads: 2, gone: &count };
+    let converter = |_: &ConvertJob| -> Opened { Ok(Box::new(Guest)) };
+    let terms = Terms { images: &images, converter: &converter, threads: 2, gone: &count };
     let controller = Controller { output: Some(output), input: reader };
     let ended = thread::scope(|scope| {
         // It goes with this closure, however that ends: the worker is never left waiting.
@@ -95,7 +135,7 @@ fn with_worker(
 fn a_job_is_done_said_in_order_and_ends_with_the_last_acknowledgement() {
     let memory = memory(3);
     let (ended, gone) = with_worker(&memory, |controller| {
-        controller.start(job(&memory));
+        controller.start(Job::Copy(job(&memory)));
         let said: Vec<_> = (0..6).map(|_| controller.said().unwrap()).collect();
         assert_eq!(said.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         assert!(matches!(&said[2].1, News::Checkpointed(made) if made.resume == "3"));
@@ -117,7 +157,7 @@ fn a_copied_disk_is_compared_with_its_root_only() {
     let memory = memory(2);
     let mut again = job(&memory);
     let _ = with_worker(&memory, |controller| {
-        controller.start(job(&memory));
+        controller.start(Job::Copy(job(&memory)));
         while let Some((number, news)) = controller.said() {
             if let News::Copied { root, .. } = &news {
                 again.disks[0].copied = Some(root.clone());
@@ -128,7 +168,7 @@ fn a_copied_disk_is_compared_with_its_root_only() {
     let news_of = |job: CopyJob| {
         let mut heard = Vec::new();
         let _ = with_worker(&memory, |controller| {
-            controller.start(job);
+            controller.start(Job::Copy(job));
             while let Some((number, news)) = controller.said() {
                 heard.push(news);
                 controller.tell(&ToWorker::Acknowledge { number });
@@ -153,7 +193,7 @@ fn a_copied_disk_is_compared_with_its_root_only() {
 fn unacknowledged_messages_are_bounded_and_a_stop_ends_the_wait() {
     let memory = memory(100);
     let (_, gone) = with_worker(&memory, |controller| {
-        controller.start(job(&memory));
+        controller.start(Job::Copy(job(&memory)));
         for number in 1..=64 {
             assert_eq!(controller.said().unwrap().0, number);
         }
@@ -182,7 +222,7 @@ fn unacknowledged_messages_are_bounded_and_a_stop_ends_the_wait() {
 fn a_controller_that_goes_takes_the_worker_with_it() {
     let memory = memory(1000);
     let (ended, gone) = with_worker(&memory, |controller| {
-        controller.start(job(&memory));
+        controller.start(Job::Copy(job(&memory)));
         controller.said().unwrap();
         controller.output = None;
         while controller.said().is_some() {}
@@ -206,8 +246,8 @@ fn another_protocol_a_panic_and_a_missing_job_are_told() {
         });
         heard.unwrap()
     };
-    let start = |protocol, job| ToWorker::Start { protocol, job };
-    assert!(fault(start(2, job(&disk)), &disk).contains("speaks protocol 2, the worker 1"));
+    let start = |protocol, job| ToWorker::Start { protocol, job: Job::Copy(job) };
+    assert!(fault(start(1, job(&disk)), &disk).contains("speaks protocol 1, the worker 2"));
     // The disk in memory cannot parse this position and panics.
     let mut strange = job(&disk);
     strange.disks[0].checkpoint = Some(crate::journal::record::Checkpoint {
@@ -217,10 +257,36 @@ fn another_protocol_a_panic_and_a_missing_job_are_told() {
         done: Bytes(0),
         written: Bytes(0),
     });
-    assert!(fault(start(1, strange), &disk).contains("by a bug of ferry"));
+    assert!(fault(start(2, strange), &disk).contains("by a bug of ferry"));
 
     let (ended, _) = with_worker(&disk, |controller| controller.tell(&ToWorker::Stop));
     assert!(matches!(ended, Err(WorkerError::NoJob)));
     let (ended, _) = with_worker(&disk, |controller| controller.output = None);
     assert!(ended.is_ok());
+}
+
+/// Hears everything of a worker that does one conversion job.
+fn news_of_conversion(job: Job) -> Vec<News> {
+    let mut news = Vec::new();
+    let (ended, _) = with_worker(&memory(1), |controller| {
+        controller.start(job);
+        while let Some((number, said)) = controller.said() {
+            news.push(said);
+            controller.tell(&ToWorker::Acknowledge { number });
+        }
+    });
+    assert!(ended.is_ok());
+    news
+}
+
+#[test]
+fn a_conversion_is_said_before_anything_of_it_is_committed() {
+    let disks = [("a", false), ("b", false)];
+    let converted = News::Converted { warnings: vec!["no agent".to_owned()] };
+    assert_eq!(news_of_conversion(conversion(&disks, false)), [converted, News::Ended]);
+    let committed = |disk| News::Committed { disk: DiskKey::new(disk) };
+    let said = news_of_conversion(conversion(&[("a", true), ("b", false)], true));
+    assert_eq!(said, [committed("b"), News::Ended]);
+    let said = news_of_conversion(conversion(&[("a", false), ("torn", false), ("c", false)], true));
+    assert!(matches!(&said[..], [first, News::Failed(_)] if *first == committed("a")), "{said:?}");
 }
