@@ -31,12 +31,14 @@ pub(crate) enum Bug {
     IgnoresWindows,
     /// `decide` begins at a time that was missed.
     CatchesUpCutovers,
+    /// `journal` takes a disk that a conversion was written into for the copy that it was.
+    ForgetsConversion,
 }
 
 #[cfg(test)]
 impl Bug {
     /// All of them.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::CheckpointBeforeSync,
         Self::ConfirmsBlindly,
         Self::StartsBlindly,
@@ -51,6 +53,7 @@ impl Bug {
         Self::ReportsTheTime,
         Self::IgnoresWindows,
         Self::CatchesUpCutovers,
+        Self::ForgetsConversion,
     ];
 }
 

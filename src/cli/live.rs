@@ -42,6 +42,7 @@ struct Seen {
     words: &'static str,
     wait: Option<String>,
     copied: Option<(Stage, u64)>,
+    doing: Option<String>,
     bar: Option<ProgressBar>,
 }
 
@@ -121,12 +122,19 @@ impl Live {
         } else if before.words != words {
             self.say(now, &format!("{key}: {words}"));
         }
-        self.seen
-            .insert(key.clone(), Seen { phase, words, bar, copied: before.copied, wait: None });
+        self.seen.insert(
+            key.clone(),
+            Seen { phase, words, bar, copied: before.copied, ..Seen::default() },
+        );
     }
 
     fn progress(&mut self, controller: &Controller<'_>) {
         for run in controller.progress().moving() {
+            if let (Phase::Converting { .. }, Some(doing)) =
+                (&run.phase, controller.doing(run.begun.run()))
+            {
+                self.converting(&run.begun.instructions().desired.key, doing, controller.now());
+            }
             let Some(reached) = reached(run, controller) else { continue };
             let key = &run.begun.instructions().desired.key;
             let Some(seen) = self.seen.get_mut(key) else { continue };
@@ -149,6 +157,19 @@ impl Live {
                 let (behind, total) = (Bytes(behind), Bytes(total));
                 self.say(controller.now(), &format!("{key}: {words}, {behind} of {total}"));
             }
+        }
+    }
+
+    /// Says what a converter says, once.
+    fn converting(&mut self, key: &VmKey, doing: &str, now: Timestamp) {
+        let Some(seen) = self.seen.get_mut(key) else { return };
+        if seen.doing.as_deref() == Some(doing) {
+            return;
+        }
+        seen.doing = Some(doing.to_owned());
+        match &seen.bar {
+            Some(bar) => bar.set_message(visible(doing).into_owned()),
+            None => self.say(now, &format!("{key}: convert: {doing}")),
         }
     }
 

@@ -32,7 +32,7 @@ const CASES: u32 = 32;
 const CASES_FOR_COUNTS: u32 = 2_000;
 
 /// The facts of attempts: each is journaled in some script.
-const FACTS: [&str; 34] = [
+const FACTS: [&str; 37] = [
     "Began",
     "ClaimIntended",
     "Claimed",
@@ -48,6 +48,9 @@ const FACTS: [&str; 34] = [
     "Checkpointed",
     "DiskCopied",
     "DiskVerified",
+    "ConversionIntended",
+    "Converted",
+    "DiskCommitted",
     "CreateIntended",
     "VmCreated",
     "StartIntended",
@@ -365,6 +368,7 @@ fn broken_by(bug: Bug) -> &'static str {
         Bug::ReportsTheTime => "does not come to rest",
         Bug::IgnoresWindows => "only in its window",
         Bug::CatchesUpCutovers => "missed is missed",
+        Bug::ForgetsConversion => "no checkpoint before durability",
     }
 }
 
@@ -385,6 +389,7 @@ fn disturbed() -> impl Iterator<Item = Script> {
         window: true,
     };
     let late = timed(&plan);
+    let converted = converted(&plan);
     let mut well = vec![
         Nature::Commit(Edit::Plan(0, plan)),
         Nature::Commit(Edit::Migrate(0)),
@@ -418,9 +423,25 @@ fn disturbed() -> impl Iterator<Item = Script> {
         (0..5).map(move |number| FaultPlan { effects: one(at, number), ..FaultPlan::default() })
     });
     let faults = calls.chain(effects).map(move |faults| (well.clone(), faults));
-    let late = late.into_iter().map(|events| (events, FaultPlan::default()));
+    let late = late.into_iter().chain(converted);
+    let late = late.map(|events| (events, FaultPlan::default()));
     let all = first.chain(events).chain(faults).chain(late);
     all.map(move |(events, faults)| script(events, faults))
+}
+
+/// Scripts in which guests are converted: one in which all goes well, and others in which a VM is canceled meanwhile and begins
+/// again.
+fn converted(plan: &PlanModel) -> Vec<Vec<Nature>> {
+    let commit = Nature::Commit;
+    let plan = PlanModel { convert: true, delete: false, ..plan.clone() };
+    let begin = [commit(Edit::Plan(0, plan)), commit(Edit::Migrate(0))];
+    let work = |steps: usize| (0..steps).flat_map(|_| [Nature::Tick(5), Nature::Work(4)]);
+    let well = begin.clone().into_iter().chain(work(40)).collect();
+    let canceled = (5..25).map(|steps| {
+        let again = [commit(Edit::Cancel(0, 1)), Nature::Tick(5), commit(Edit::Migrate(0))];
+        begin.clone().into_iter().chain(work(steps)).chain(again).chain(work(40)).collect()
+    });
+    std::iter::once(well).chain(canceled).collect()
 }
 
 /// Scripts in which a migration comes when its window is closed, and when its time has passed.

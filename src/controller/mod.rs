@@ -223,6 +223,11 @@ impl<'w> Controller<'w> {
         &self.live
     }
 
+    /// Returns what the converter of an attempt says that it does.
+    pub fn doing(&self, run: &RunId) -> Option<&str> {
+        self.doing.get(run).map(String::as_str)
+    }
+
     /// Returns the time, as the controller sees it.
     pub fn now(&self) -> Timestamp {
         self.world.clock.now()

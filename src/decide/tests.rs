@@ -39,6 +39,7 @@ struct Bench {
     clock_off: SignedDuration,
     slots: usize,
     verify: Verify,
+    convert: bool,
     cutover: CutoverLimits,
     calendar: Arc<Calendar>,
     closed: Vec<String>,
@@ -97,6 +98,7 @@ impl Bench {
             clock_off: SignedDuration::ZERO,
             slots: 20,
             verify: Verify::None,
+            convert: false,
             cutover: CutoverLimits { require_window: false, ..CutoverLimits::default() },
             calendar: Arc::default(),
             closed: Vec::new(),
@@ -142,7 +144,7 @@ impl Bench {
             kind: PlanType::Cold,
             networks: Some(Arc::default()),
             power: TargetPowerState::Auto,
-            skip_guest_conversion: true,
+            skip_guest_conversion: !self.convert,
             shutdown_timeout_s: self.timeout_s,
             shutdown_force: self.force,
             verify: self.verify,
@@ -538,5 +540,6 @@ fn a_checkpoint_never_goes_back() {
 }
 
 mod audit;
+mod convert;
 mod cutover;
 mod faults;

@@ -187,17 +187,15 @@ fn names_are_unique() {
 fn what_is_not_supported_yet_blocks() {
     let text = sites()
         + &plan("warm", "{ name: a }").replace("vms:", "type: warm\n  vms:")
-        + &plan("converted", "{ name: b }").replace("skipGuestConversion: true", "verify: full")
         + &plan("timed", "{ name: c }")
         + &migration("m", "plan: timed, rollback: [c]");
     check(
         &text,
         expect![[r#"
-            converted/b -> b ["FY0303"]
             timed/c -> c ["FY0302"]
             warm/a -> a ["FY0303"]
             m runs timed cancel=[] again=[]
-            3 findings
+            2 findings
         "#]],
     );
 }

@@ -155,7 +155,9 @@ impl Vm {
 
     /// Tells whether the source says that the guest is a Windows.
     pub fn is_windows(&self) -> bool {
-        self.os.as_deref().is_some_and(|os| os.to_ascii_lowercase().contains("windows"))
+        // `windows2019srv_64Guest`, `winNetStandardGuest`, `Microsoft Windows Server 2019`; not `darwin23_64Guest`.
+        let os = self.os.as_deref().unwrap_or_default().to_ascii_lowercase();
+        os.starts_with("win") || os.contains("windows")
     }
 
     /// Returns how much is read to copy it: what is stored, of each disk of which that is known.

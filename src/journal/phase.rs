@@ -332,6 +332,30 @@ impl Phase {
         }
     }
 
+    /// Returns what the converter warned of.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Self::Converting { area, .. }
+            | Self::Converted(area)
+            | Self::Creating(area)
+            | Self::Created(area)
+            | Self::Starting { area, .. }
+            | Self::Settling { area, .. }
+            | Self::Completed { area } => &area.warnings,
+            Self::Begun
+            | Self::Claiming { .. }
+            | Self::Claimed { .. }
+            | Self::On { .. }
+            | Self::ShuttingDown { .. }
+            | Self::Off(_)
+            | Self::Preparing { .. }
+            | Self::Copying(_)
+            | Self::Copied(_)
+            | Self::Undoing(_)
+            | Self::Undone { .. } => &[],
+        }
+    }
+
     /// Returns the phase that a fact leads to, or `None` where the fact does not follow.
     pub(super) fn after(self, begun: &Begun, at: Timestamp, fact: &Fact) -> Option<Self> {
         Some(match (self, fact) {
@@ -486,7 +510,7 @@ impl Area {
     fn converted(mut self, warnings: &[String]) -> Phase {
         warnings.clone_into(&mut self.warnings);
         for disk in &mut self.disks {
-            (disk.checkpoint, disk.converted) = (None, true);
+            (disk.checkpoint, disk.converted) = (None, !planted(Bug::ForgetsConversion));
         }
         let left = self.disks.iter().map(|disk| disk.disk.clone()).collect();
         self.until_committed(left)

@@ -16,7 +16,7 @@ use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
 
 /// The version of the records that this binary writes. A reader refuses higher ones and reads all lower ones.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

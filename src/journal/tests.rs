@@ -22,7 +22,7 @@ use crate::journal::record::{
 use crate::manifest::diagnostic::Place;
 use crate::manifest::document::{OnFailure, PlanType, TargetPowerState, Verify};
 
-fn instructions() -> Instructions {
+fn instructions(converts: bool) -> Instructions {
     let key = VmKey { plan: PlanName::new("p"), vm: VmName::new("v") };
     let desired = Desired {
         key,
@@ -36,7 +36,7 @@ fn instructions() -> Instructions {
         kind: PlanType::Cold,
         networks: Some(std::sync::Arc::default()),
         power: TargetPowerState::On,
-        skip_guest_conversion: true,
+        skip_guest_conversion: !converts,
         shutdown_timeout_s: 600,
         shutdown_force: true,
         verify: Verify::Full,
@@ -74,7 +74,8 @@ fn facts() -> Vec<Fact> {
         disposition: Disposition::Stall(Mend::Person),
     };
     vec![
-        Fact::Began(Box::new(instructions())),
+        Fact::Began(Box::new(instructions(false))),
+        Fact::Began(Box::new(instructions(true))),
         Fact::ClaimIntended { token: token.clone() },
         Fact::Claimed,
         Fact::Unclaimable,
@@ -94,7 +95,10 @@ fn facts() -> Vec<Fact> {
             written: Bytes(1),
         }),
         Fact::DiskCopied { disk: disk.clone(), written: Bytes(1), root: "r".into() },
-        Fact::DiskVerified { disk },
+        Fact::DiskVerified { disk: disk.clone() },
+        Fact::ConversionIntended,
+        Fact::Converted { warnings: Vec::new() },
+        Fact::DiskCommitted { disk: disk.clone() },
         Fact::CreateIntended,
         Fact::VmCreated,
         Fact::StartIntended { token: token.clone() },
@@ -160,7 +164,9 @@ fn every_pair_of_phase_and_fact() {
         Begun: ClaimIntended>Claiming Unclaimable>Claimed UndoBegan>Undoing
         Claimed: PowerRemembered>On UndoBegan>Undoing
         Claiming: Claimed>Claimed UndoBegan>Undoing
-        Copied: CreateIntended>Creating UndoBegan>Undoing
+        Converted: CreateIntended>Creating UndoBegan>Undoing
+        Converting: Converted DiskCommitted>Converted UndoBegan>Undoing
+        Copied: ConversionIntended>Converting CreateIntended>Creating UndoBegan>Undoing
         Copying: Checkpointed DiskCopied DiskVerified>Copied UndoBegan>Undoing
         Created: StartIntended>Starting UndoBegan>Undoing
         Creating: UndoBegan>Undoing VmCreated>Created
@@ -177,7 +183,7 @@ fn every_pair_of_phase_and_fact() {
 
 #[test]
 fn a_journal_of_a_newer_binary_is_refused() {
-    let entry = Entry::Run { run: run(), fact: Fact::Began(Box::new(instructions())) };
+    let entry = Entry::Run { run: run(), fact: Fact::Began(Box::new(instructions(false))) };
     let record = Record { version: RECORD_VERSION + 1, at: Timestamp::UNIX_EPOCH, entry };
     let folded = Progress::fold(JournalId::new("j"), [&record]);
     assert!(matches!(folded, Err(FoldError::Newer { found }) if found == RECORD_VERSION + 1));

@@ -141,11 +141,6 @@ const SPEAKS: &[(&str, Change, &str)] = &[
         "`type: warm` is not supported yet",
     ),
     (
-        "plan.conversion.unsupported",
-        |desired, _| desired.skip_guest_conversion = false,
-        "guest conversion is not supported yet",
-    ),
-    (
         "target.name.invalid",
         |_, vm| vm.name = "日本".into(),
         "no name on the target can be made of `日本`",
@@ -183,6 +178,7 @@ fn the_table_covers_every_page() {
         "ferry.rule.failed",
         "source.vm.absent",
         "source.vm.ambiguous",
+        "target.converter.missing",
         "target.name.duplicate",
         "target.name.taken",
     ];
@@ -286,6 +282,44 @@ fn a_name_on_the_target_belongs_to_who_made_it() {
               Critical target.name.taken: `web-02` stands on `rack` already and was not made by this instance [Set another `targetName`, or remove what stands there]
             web/db-01: cleared as db-01
         "]],
+    );
+}
+
+#[test]
+fn a_guest_is_converted_where_that_can_be_done() {
+    let (mut linux, mut windows) = (vm("web-01"), vm("win-01"));
+    linux.os = Some("debian12_64Guest".into());
+    windows.os = Some("windows2019srv_64Guest".into());
+    let mut wanted = wanted(&[("web", &["web-01", "win-01", "db-01"])]);
+    for vm in &mut first(&mut wanted).vms[..2] {
+        Arc::make_mut(vm.desired.as_mut().unwrap()).skip_guest_conversion = false;
+    }
+    let gap = |reason: &str| Some(Gap { reason: reason.into(), remedy: "install it".into() });
+    let mut observed = world(vec![linux, windows, vm("db-01")]);
+    let mut told = |missing, missing_for_windows| {
+        let target = observed.targets.values_mut().next().unwrap().state.as_mut().unwrap();
+        target.converter = ConverterState { missing, missing_for_windows };
+        clear(&wanted, &observed)
+    };
+    assert!(told(None, None).iter().all(|verdict| matches!(verdict.outcome, Outcome::Cleared(_))));
+    check(
+        &told(None, gap("no virtio-win")),
+        expect![[r#"
+        web/web-01: cleared as web-01
+        web/win-01: blocked
+          Critical target.converter.missing: no virtio-win [install it]
+        web/db-01: cleared as db-01
+    "#]],
+    );
+    check(
+        &told(gap("no virt-v2v-in-place"), gap("no virtio-win")),
+        expect![[r#"
+        web/web-01: blocked
+          Critical target.converter.missing: no virt-v2v-in-place [install it]
+        web/win-01: blocked
+          Critical target.converter.missing: no virt-v2v-in-place [install it]
+        web/db-01: cleared as db-01
+    "#]],
     );
 }
 

@@ -332,6 +332,9 @@ pub struct VmReport {
     /// The disks of the attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskReport>,
+    /// What the converter warned of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conversion_warnings: Vec<String>,
     /// What was found about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub concerns: Vec<ConcernReport>,

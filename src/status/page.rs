@@ -147,10 +147,12 @@ fn row(vm: &VmLine) -> String {
 
 /// Renders what a person has to know of a VM that does not go its way; nothing for the others.
 pub(super) fn section(report: &VmReport) -> String {
+    let warnings = !report.conversion_warnings.is_empty();
     let needs = match report.status {
         Word::NotReady | Word::Failed => true,
         Word::Running | Word::Ready => report.remedy.is_some(),
-        Word::Completed | Word::Canceled | Word::Archived => false,
+        Word::Completed => warnings,
+        Word::Canceled | Word::Archived => false,
     };
     if !needs {
         return String::new();
@@ -166,6 +168,9 @@ pub(super) fn section(report: &VmReport) -> String {
         if let Some(text) = text {
             let _ = writeln!(section, "- **{label}:** {}", markdown(text));
         }
+    }
+    for warning in &report.conversion_warnings {
+        let _ = writeln!(section, "- the converter warned: {}", markdown(warning));
     }
     for concern in &report.concerns {
         section.push_str(&bullet(concern));

@@ -270,6 +270,8 @@ impl Shown {
             texts.extend(text.as_ref().map(|text| format!("{label}: {text}")));
         }
         texts.extend(report.concerns.iter().map(concern));
+        let warned = |text: &String| format!("the converter warned: {text}");
+        texts.extend(report.conversion_warnings.iter().map(warned));
         texts.extend(report.pipeline.iter().map(|step| self.step(step)));
         texts.extend(report.disks.iter().map(|disk| self.disk(disk)));
         if let Some(Estimate { seconds, basis }) = &report.estimate {

@@ -366,6 +366,8 @@ fn a_vm_has_an_import_with_its_steps_and_disks() {
         - name: Verify
           status: Completed
           finished: 2026-09-21T14:13:33Z
+        - name: ImageConversion
+          status: Skipped
         - name: VirtualMachineCreation
           status: Completed
           started: 2026-09-21T14:13:34Z
@@ -475,25 +477,25 @@ fn each_phase_belongs_to_a_step() {
             assert!(pair.started <= pair.finished || pair.finished.is_none());
         }
     }
-    expect![[r"
-        Begun: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Claimed: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Off: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Preparing: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Pending VirtualMachineCreation=Pending 
-        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Running VirtualMachineCreation=Pending 
-        Copied: Initialize=Completed DiskTransfer=Completed Cutover=Running Verify=Completed VirtualMachineCreation=Pending 
-        Creating: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed VirtualMachineCreation=Running 
-        Settling: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed VirtualMachineCreation=Running 
-        Settling: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed VirtualMachineCreation=Running 
-        Completed: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed VirtualMachineCreation=Completed 
-    "]].assert_eq(&lines);
+    expect![[r#"
+        Begun: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Claimed: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Off: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Preparing: Initialize=Running DiskTransfer=Pending Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Pending ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Copying: Initialize=Completed DiskTransfer=Running Cutover=Pending Verify=Running ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Copied: Initialize=Completed DiskTransfer=Completed Cutover=Running Verify=Completed ImageConversion=Skipped VirtualMachineCreation=Pending 
+        Creating: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed ImageConversion=Skipped VirtualMachineCreation=Running 
+        Settling: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed ImageConversion=Skipped VirtualMachineCreation=Running 
+        Settling: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed ImageConversion=Skipped VirtualMachineCreation=Running 
+        Completed: Initialize=Completed DiskTransfer=Completed Cutover=Completed Verify=Completed ImageConversion=Skipped VirtualMachineCreation=Completed 
+    "#]].assert_eq(&lines);
     let mut undone = undoing();
     undone.push(Fact::Undone);
     let progress = progress(&[("gone", &undone)]);
     let run = progress.newest().next().unwrap();
-    expect!["Initialize=Completed DiskTransfer=Canceled Cutover=Skipped Verify=Skipped VirtualMachineCreation=Skipped "]
+    expect!["Initialize=Completed DiskTransfer=Canceled Cutover=Skipped Verify=Skipped ImageConversion=Skipped VirtualMachineCreation=Skipped "]
         .assert_eq(&shown(&pipeline::steps(run)));
     let mut stalled = copying();
     stalled.push(Fact::Stalled(fault()));

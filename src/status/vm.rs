@@ -94,6 +94,7 @@ impl View<'_> {
             conditions: self.conditions(),
             pipeline,
             disks: run.map(disks).unwrap_or_default(),
+            conversion_warnings: run.map(|run| run.phase.warnings().to_vec()).unwrap_or_default(),
             concerns: self.findings().iter().map(ConcernReport::from).collect(),
         }
     }

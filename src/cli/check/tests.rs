@@ -72,7 +72,6 @@ fn all_mistakes_are_found_in_one_run() {
         a/providers.yaml:20:9: `spec.type`: `vsphere` is not supported yet [FY0303] … hint: write `type: ova` and export the VMs as OVA files
         a/providers.yaml:21:3: the field `password` holds a secret, which must not stand in git [FY0211] … hint: change the secret where it is used, and keep the new one in the controller's settings
         b/nets.yaml:8:23: a second entry for one network: `n` is not supported yet [FY0303] … hint: leave one entry for each network of the source
-        b/plans.yaml:4:19: `skipGuestConversion`: `false` is not supported yet [FY0303] … hint: write `skipGuestConversion: true`; the guest then needs drivers for KVM already
         b/plans.yaml:6:23: no Provider is called `archiv` [FY0402] … hint: did you mean `archive`?
         b/plans.yaml:7:9: the VM `a` stands in this plan twice: b/plans.yaml:7:22 [FY0406] … hint: remove one entry
         b/plans.yaml:7:22: the VM `a` stands in this plan twice: b/plans.yaml:7:9 [FY0406] … hint: remove one entry
@@ -159,14 +158,6 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
           |                       ^
           |
           = help: leave one entry for each network of the source
-
-        error[FY0303]: `skipGuestConversion`: `false` is not supported yet
-         --> b/plans.yaml:4:19
-          |
-        4 | metadata: { name: one }
-          |                   ^^^
-          |
-          = help: write `skipGuestConversion: true`; the guest then needs drivers for KVM already
 
         error[FY0402]: no Provider is called `archiv`
          --> b/plans.yaml:6:23
@@ -328,7 +319,7 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
         --> link.yaml
          = help: put the manifest itself there, as a regular file
 
-        6 files checked: 27 critical, 0 warnings, 2 for information
+        6 files checked: 26 critical, 0 warnings, 2 for information
     "#]].assert_eq(&shown);
     let styled = text(&files, &findings, &Renderer::styled());
     for output in [shown, styled, json(&files, &findings), github(&findings)] {

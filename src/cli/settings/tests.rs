@@ -86,6 +86,10 @@ fn nothing_set_leaves_the_defaults() {
             cutover.requireWindow = true  (default)
             cutover.lateness = 15m  (default)
             cutover.rollbackReserve = 15m  (default)
+            convert.path = virt-v2v-in-place  (default)
+            convert.tmpDir = /var/tmp  (default)
+            convert.virtioWin = /usr/share/virtio-win  (default)
+            convert.parallel = 1  (default)
         "#]],
     );
     let mut world = World::new();
@@ -138,6 +142,10 @@ fn flags_beat_the_environment_and_that_the_file() {
             cutover.requireWindow = true  (default)
             cutover.lateness = 15m  (default)
             cutover.rollbackReserve = 15m  (default)
+            convert.path = virt-v2v-in-place  (default)
+            convert.tmpDir = /var/tmp  (default)
+            convert.virtioWin = /usr/share/virtio-win  (default)
+            convert.parallel = 1  (default)
         "#]],
     );
     let settings = world.resolve(Some("conf/ferry.yaml"), &flags).unwrap();

@@ -73,6 +73,7 @@ fn people_see_steps_progress_and_reasons() {
           ~ DiskTransfer           for 1 m 36 s now
           · Cutover                to come
           · Verify                 to come
+          · ImageConversion        not needed
           · VirtualMachineCreation to come
           disk vmdisk1: 512.0 MiB of 1.0 GiB copied, 90.0 MiB written
           copy: estimated ≈ 3 s (default 110.0 MiB/s)

@@ -1,0 +1,107 @@
+//! The conversion of guests: between the copy and the VM, one after another.
+
+use expect_test::expect;
+
+use super::*;
+
+/// VMs whose disks are copied and whose guests are to be converted.
+fn copied(names: &[&str]) -> Bench {
+    let mut bench = Bench::ova(names);
+    bench.convert = true;
+    bench.settle();
+    for name in names {
+        bench.fact_of(name, Fact::PowerRemembered { power: Power::Off });
+    }
+    bench.settle();
+    for name in names {
+        bench.fact_of(name, disks());
+        let (disk, root) = (DiskKey::new("disk1"), "r".to_owned());
+        bench.fact_of(name, Fact::DiskCopied { disk, written: Bytes(1), root });
+        bench.later(1);
+    }
+    bench
+}
+
+impl Bench {
+    fn fact_of(&mut self, vm: &str, fact: Fact) -> &mut Self {
+        let run = self.progress.moving().map(|run| run.begun.run()).find(|run| vm_of(run) == vm);
+        let run = run.unwrap().clone();
+        self.progress.apply(self.now, &Entry::Run { run, fact }).unwrap();
+        self
+    }
+}
+
+#[test]
+fn a_guest_is_converted_between_its_copy_and_its_vm() {
+    let mut bench = copied(&["web01"]);
+    check(bench.settle(), expect!["web01 do ConfirmForConversion (cleared)"]);
+    bench.fact(Fact::ConversionIntended);
+    check(bench.settle(), expect!["web01 do StartConversion (cleared)"]);
+    bench.worker = Some(WorkerState::Running);
+    check(bench.settle(), expect!["web01 waits Converting"]);
+    bench.fact(Fact::Converted { warnings: vec!["no agent".to_owned()] });
+    check(bench.settle(), expect!["web01 waits Converting"]);
+    bench.worker = None;
+    check(bench.settle(), expect!["web01 do StartConversion (cleared)"]);
+    bench.fact(Fact::DiskCommitted { disk: DiskKey::new("disk1") });
+    check(bench.settle(), expect!["web01 do ConfirmCopy (cleared)"]);
+    bench.fact(Fact::CreateIntended);
+    check(bench.settle(), expect!["web01 do CreateVm (cleared)"]);
+}
+
+#[test]
+fn as_many_guests_are_converted_at_once_as_the_settings_say() {
+    let mut bench = copied(&["web01", "web02", "web03"]);
+    for name in ["web02", "web03", "web01"] {
+        bench.fact_of(name, Fact::ConversionIntended).later(1);
+    }
+    check(
+        bench.settle(),
+        expect![[r#"
+        web02 do StartConversion (cleared)
+        web01 waits Converter { at: 3 }
+        web03 waits Converter { at: 2 }"#]],
+    );
+    // One that failed keeps no place while it rests.
+    let fault = fault(Disposition::Stall(Mend::Person));
+    bench.fact_of("web02", Fact::Tried(fault.clone())).fact_of("web02", Fact::Stalled(fault));
+    check(
+        bench.settle(),
+        expect![[r#"
+        web03 do StartConversion (cleared)
+        web01 waits Converter { at: 2 }
+        web02 waits Stalled(Fault { text: "it broke", remedy: "mend it", disposition: Stall(Person) })"#]],
+    );
+}
+
+#[test]
+fn a_conversion_is_stopped_with_the_process_and_by_the_brake() {
+    let mut bench = copied(&["web01"]);
+    bench.fact(Fact::ConversionIntended);
+    bench.worker = Some(WorkerState::Running);
+    for brake in [Brake::Stopping, Brake::Held] {
+        bench.brake = brake;
+        check(bench.settle(), expect!["web01 do StopWorker (begun)"]);
+    }
+    bench.worker = None;
+    check(bench.settle(), expect!["web01 waits Brake"]);
+}
+
+#[test]
+fn a_disk_that_was_converted_is_never_taken_for_a_copy() {
+    for (converted, adopted) in [(false, "AreaAdopted"), (true, "RemovalIntended")] {
+        let mut bench = copied(&["web01"]);
+        bench.fact(Fact::ConversionIntended);
+        if converted {
+            bench.fact(Fact::Converted { warnings: Vec::new() });
+        }
+        let area = bench.progress.moving().next().unwrap().area().unwrap().clone();
+        bench.target.areas.insert(area);
+        bench.fact(Fact::UndoBegan { why: Abandon::Canceled }).fact(Fact::Undone);
+        bench.request("m2");
+        bench.settle();
+        bench.fact(Fact::PowerRemembered { power: Power::Off });
+        let settled = bench.settle();
+        assert!(settled.starts_with(&format!("web01 {adopted}")), "{converted}: {settled}");
+    }
+}
