@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Advice, OFlags, fadvise, fdatasync, fsync};
@@ -15,6 +15,10 @@ use crate::domain::unit::Bytes;
 use crate::journal::record::{Disposition, Mend};
 use crate::port::PortError;
 
+/// How much is written before the storage is told to begin with it. Else it idles until a checkpoint, and everything else then
+/// waits for it.
+const BEHIND_BYTES: u64 = 8 << 20;
+
 /// Both files, locked until this is dropped.
 pub(super) struct LockedDisk {
     path: PathBuf,
@@ -23,6 +27,8 @@ pub(super) struct LockedDisk {
     map: File,
     /// A sync failed: what was written before may be lost, and a sync that succeeds now would hide it.
     failed: AtomicBool,
+    /// What was written since the storage was told to begin.
+    behind: AtomicU64,
     /// What was done to the disk, where a test wants to lose a part of it.
     #[cfg(test)]
     pub(super) log: std::sync::Mutex<Option<Vec<Effect>>>,
@@ -66,6 +72,7 @@ impl LockedDisk {
             map_path,
             map,
             failed: AtomicBool::new(false),
+            behind: AtomicU64::new(0),
             #[cfg(test)]
             log: std::sync::Mutex::new(None),
         }
@@ -91,7 +98,14 @@ impl LockedDisk {
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), PortError> {
         #[cfg(test)]
         self.logged(|| Effect::Write(offset, bytes.to_vec()));
-        write_all(&self.disk, &self.path, offset, bytes)
+        write_all(&self.disk, &self.path, offset, bytes)?;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if self.behind.fetch_add(length, Ordering::Relaxed) + length >= BEHIND_BYTES {
+            self.behind.store(0, Ordering::Relaxed);
+            // Linux begins to write what is dirty, without waiting for it, before it lets go of what is clean. Only advice.
+            let _ = fadvise(&self.disk, 0, None, Advice::DontNeed);
+        }
+        Ok(())
     }
 
     /// Fills the buffer from the disk's file.
