@@ -17,7 +17,8 @@ use crate::manifest::document::Verify;
 
 /// Reads the target's disks again and compares them with the recorded hashes.
 ///
-/// A guest that was started on the target writes to its disks: from then on they differ by design.
+/// A conversion writes to the guest's disks, and so does a guest that was started on the target: from then on they differ by
+/// design. Of a conversion that is said, and nothing is compared.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +27,7 @@ Examples:
 
 Exit codes:
   0   every disk holds what was copied
-  1   an error, a disk that differs, or nothing to compare
+  1   an error, a disk that differs or was converted, or nothing to compare
   64  wrong usage")]
 pub(super) struct Arguments {
     /// The plan, or one VM of it.
@@ -86,6 +87,11 @@ pub(super) fn run(arguments: Arguments, global: &Global) -> anyhow::Result<Exit>
 }
 
 fn compare(images: &LocalImages, run: &Run, copy: &DiskCopy) -> anyhow::Result<String> {
+    if copy.converted {
+        let ended = run.trail.iter().find(|(_, phase)| *phase == "Converted");
+        let at = ended.map_or_else(String::new, |(at, _)| format!(", {at:.0}"));
+        anyhow::bail!("its hashes ended when its guest was converted{at}: that writes to the disks");
+    }
     let disks = &run.begun.instructions().vm.disks;
     let disk = disks.iter().find(|disk| disk.key == copy.disk);
     let (Some(disk), Some(root)) = (disk, &copy.root) else {

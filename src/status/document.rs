@@ -476,6 +476,14 @@ pub struct DiskReport {
     pub root: Option<String>,
     /// Whether it was read again and compared.
     pub verified: bool,
+    /// Whether its guest was converted after that: the hashes are those of the copy, and speak of the disk no more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub converted: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One thing that was found.

@@ -67,6 +67,7 @@ pub(super) fn disks(run: &Run) -> Vec<DiskReport> {
                 written: done.map(|copy| copy.written).or(reached.map(|reached| reached.written)),
                 root: done.and_then(|copy| copy.root.clone()),
                 verified: done.is_some_and(|copy| copy.verified),
+                converted: copy.is_some_and(|copy| copy.converted),
             }
         })
         .collect()

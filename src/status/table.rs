@@ -308,7 +308,7 @@ impl Shown {
     }
 
     fn disk(&self, disk: &DiskReport) -> String {
-        let DiskReport { disk: key, capacity, stored: _, copied, written, root, verified } = disk;
+        let DiskReport { disk: key, capacity, stored: _, copied, written, root, .. } = disk;
         let reached = self.progress_of(disk);
         let copied = copied.or(reached.map(|reached| reached.done));
         let written = written.or(reached.map(|reached| reached.written));
@@ -321,8 +321,11 @@ impl Shown {
             }
             (None, None, _) => format!("{capacity}, not copied yet"),
         };
-        if *verified {
+        if disk.verified {
             text.push_str(", compared");
+        }
+        if disk.converted {
+            text.push_str(", then converted");
         }
         format!("disk {key}: {text}")
     }
