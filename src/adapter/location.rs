@@ -57,6 +57,12 @@ pub struct LocalDisk {
     pub file: String,
 }
 
+/// The file in an area that whoever converts its guest holds locked.
+pub const CONVERT_LOCK: &str = "convert.lock";
+
+/// What the name of an overlay ends with, in place of its disk's ending.
+pub const OVERLAY: &str = ".overlay.qcow2";
+
 /// A text that is no location; only a damaged journal holds one.
 #[derive(Debug, thiserror::Error)]
 #[error("`{text}` tells no place of a disk")]
@@ -101,6 +107,22 @@ impl BlocksDisk {
 }
 
 impl LocalDisk {
+    /// Names the file beside it that a conversion writes over it.
+    pub fn overlay(&self) -> String {
+        let stem = self.file.rsplit_once('.').map_or(self.file.as_str(), |(stem, _)| stem);
+        format!("{stem}{OVERLAY}")
+    }
+
+    /// Names the block map beside it.
+    pub fn map(&self) -> String {
+        format!("{}.map", self.file)
+    }
+
+    /// Returns the format of its file, as QEMU's tools call it.
+    pub fn format(&self) -> &'static str {
+        if self.file.ends_with(".qcow2") { "qcow2" } else { "raw" }
+    }
+
     /// Writes it down.
     pub fn to_target(&self) -> TargetDisk {
         TargetDisk(serde_json::to_string(self).expect("plain fields always serialize"))

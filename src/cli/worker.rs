@@ -7,6 +7,7 @@ use crate::adapter::confine::Confine;
 use crate::adapter::convert::VirtV2v;
 use crate::adapter::image::LocalImages;
 use crate::cli::Exit;
+use crate::cli::settings::program_folders;
 use crate::copy::protocol::{ConvertJob, CopyJob};
 use crate::copy::worker::{Opened, Terms, serve};
 use crate::port::Images;
@@ -44,7 +45,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let images = |job: &CopyJob| -> Box<dyn Images> {
         Box::new(LocalImages::new(Confine::new(job.allow_paths.iter().map(PathBuf::from))))
     };
-    let converter = |job: &ConvertJob| -> Opened { Ok(Box::new(VirtV2v::open(job)?)) };
+    let converter =
+        |job: &ConvertJob| -> Opened { Ok(Box::new(VirtV2v::open(job, program_folders())?)) };
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let terms = Terms { images: &images, converter: &converter, threads, gone: &end_at_once };
     serve(&mut std::io::stdin(), &mut std::io::stdout(), &terms)?;

@@ -107,7 +107,7 @@ fn domain(
         xml.create_element("clock").with_attribute(("offset", clock(vm))).write_empty()?;
         xml.create_element("devices").write_inner_content(|xml| {
             for (index, path) in disks.iter().enumerate() {
-                disk(xml, path, &target_device(index))?;
+                disk(xml, path, &format!("vd{}", drive_letters(index)))?;
             }
             for (network, mac) in nics {
                 match network.kind {
@@ -193,8 +193,8 @@ fn hardware_address(text: &str) -> Option<String> {
     (sound && first & 1 == 0).then(|| bytes.join(":").to_ascii_lowercase())
 }
 
-/// `vda` … `vdz`, `vdaa` …
-fn target_device(index: usize) -> String {
+/// `a` … `z`, `aa` …: what distinguishes `vda` from `vdb`.
+pub(in crate::adapter) fn drive_letters(index: usize) -> String {
     let mut letters = Vec::new();
     let mut rest = index;
     loop {
@@ -204,8 +204,7 @@ fn target_device(index: usize) -> String {
         }
         rest = rest / 26 - 1;
     }
-    let letters: String = letters.iter().rev().map(|&letter| char::from(letter)).collect();
-    format!("vd{letters}")
+    letters.iter().rev().map(|&letter| char::from(letter)).collect()
 }
 
 /// Windows keeps local time in its hardware clock.
@@ -224,11 +223,12 @@ fn uuid(area: &Token) -> String {
 }
 
 /// What XML 1.0 can hold at all.
-fn representable(c: char) -> bool {
+pub(in crate::adapter) fn representable(c: char) -> bool {
     !matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}')
 }
 
-fn shown(text: &str) -> String {
+/// Shows what XML cannot hold as U+FFFD.
+pub(in crate::adapter) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || !representable(c) { '\u{fffd}' } else { c }).collect()
 }
 
@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn devices_and_addresses_have_their_forms() {
-        let found = [0, 25, 26, 51, 52, 701, 702].map(target_device);
+        let found =
+            [0, 25, 26, 51, 52, 701, 702].map(|index| format!("vd{}", drive_letters(index)));
         assert_eq!(found, ["vda", "vdz", "vdaa", "vdaz", "vdba", "vdzz", "vdaaa"]);
         let found = ["00:50:56:aa:bb:cc", "01:50:56:aa:bb:cc", "00:50:56:aa:bb", "0:50:56:a:b:c"];
         assert_eq!(found.map(|mac| hardware_address(mac).is_some()), [true, false, false, false]);

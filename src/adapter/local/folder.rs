@@ -17,14 +17,14 @@ use crate::port::PortError;
 
 /// A folder.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(in crate::adapter) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl Folder {
     /// Opens a folder below `allowPaths`.
-    pub(super) fn open(confine: &Confine, path: &Path) -> Result<Self, PortError> {
+    pub(in crate::adapter) fn open(confine: &Confine, path: &Path) -> Result<Self, PortError> {
         let fd = confine.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|mut error| {
             // What mends it is looked for at this end.
             if error.fault.disposition == Disposition::Stall(Mend::Source) {
@@ -36,17 +36,17 @@ impl Folder {
     }
 
     /// Returns the folder itself.
-    pub(super) fn fd(&self) -> &OwnedFd {
+    pub(in crate::adapter) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// Returns the path of something within.
-    pub(super) fn at(&self, name: &str) -> PathBuf {
+    pub(in crate::adapter) fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Opens a folder within; `None` where nothing has that name, or something that is no folder.
-    pub(super) fn enter(&self, name: &str) -> Result<Option<Self>, PortError> {
+    pub(in crate::adapter) fn enter(&self, name: &str) -> Result<Option<Self>, PortError> {
         match self.open_within(name, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => Ok(Some(Self { fd, path: self.at(name) })),
             // What may not be entered is not ours.
@@ -58,7 +58,7 @@ impl Folder {
     }
 
     /// Makes a folder within, if it is not there yet.
-    pub(super) fn make(&self, name: &str) -> Result<(), PortError> {
+    pub(in crate::adapter) fn make(&self, name: &str) -> Result<(), PortError> {
         match mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(self.failed("make", name, error)),
@@ -66,7 +66,7 @@ impl Folder {
     }
 
     /// Tells whether anything has that name.
-    pub(super) fn has(&self, name: &str) -> Result<bool, PortError> {
+    pub(in crate::adapter) fn has(&self, name: &str) -> Result<bool, PortError> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
@@ -75,7 +75,11 @@ impl Folder {
     }
 
     /// Opens a plain file within, to read and write it, or to make it. `None` where it is not there and not to be made.
-    pub(super) fn file(&self, name: &str, make: OFlags) -> Result<Option<File>, PortError> {
+    pub(in crate::adapter) fn file(
+        &self,
+        name: &str,
+        make: OFlags,
+    ) -> Result<Option<File>, PortError> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | make;
         let file = match self.open_within(name, flags) {
             Ok(fd) => File::from(fd),
@@ -91,7 +95,11 @@ impl Folder {
     }
 
     /// Reads a small file; `None` where it is not there, is no plain file or is larger than `limit`.
-    pub(super) fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, PortError> {
+    pub(in crate::adapter) fn read(
+        &self,
+        name: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, PortError> {
         let file = match self.open_within(name, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR) => return Ok(None),
@@ -107,7 +115,7 @@ impl Folder {
     }
 
     /// Makes a small file hold these bytes, all or nothing, durably.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), PortError> {
+    pub(in crate::adapter) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), PortError> {
         let new = format!("{name}.new");
         let mut file = self
             .file(&new, OFlags::CREATE | OFlags::TRUNC)?
@@ -121,7 +129,7 @@ impl Folder {
     }
 
     /// Gives something within another name, durably; `false` where that name is taken.
-    pub(super) fn rename(&self, from: &str, to: &str) -> Result<bool, PortError> {
+    pub(in crate::adapter) fn rename(&self, from: &str, to: &str) -> Result<bool, PortError> {
         match renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             Ok(()) => self.sync().map(|()| true),
             Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
@@ -130,7 +138,7 @@ impl Folder {
     }
 
     /// Deletes a file or an empty folder; succeeds where it is gone already, and leaves a folder that is not empty.
-    pub(super) fn delete(&self, name: &str, flags: AtFlags) -> Result<(), PortError> {
+    pub(in crate::adapter) fn delete(&self, name: &str, flags: AtFlags) -> Result<(), PortError> {
         match unlinkat(&self.fd, name, flags) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
             Err(error) => Err(self.failed("delete", name, error)),
@@ -138,12 +146,12 @@ impl Folder {
     }
 
     /// Returns when everything that was made, renamed and deleted within is durable.
-    pub(super) fn sync(&self) -> Result<(), PortError> {
+    pub(in crate::adapter) fn sync(&self) -> Result<(), PortError> {
         fsync(&self.fd).map_err(|error| self.failed("write", ".", error))
     }
 
     /// Lists what is within; names that are no UTF-8 are left out: they are no names of VMs and nothing of ours.
-    pub(super) fn names(&self) -> Result<Vec<(String, FileType)>, PortError> {
+    pub(in crate::adapter) fn names(&self) -> Result<Vec<(String, FileType)>, PortError> {
         let failed = |error| self.failed("list", ".", error);
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
@@ -158,7 +166,7 @@ impl Folder {
     }
 
     /// Says what failed, and what to do about it.
-    pub(super) fn io(&self, what: &str, name: &str, error: &io::Error) -> PortError {
+    pub(in crate::adapter) fn io(&self, what: &str, name: &str, error: &io::Error) -> PortError {
         match Errno::from_io_error(error) {
             Some(errno) => self.failed(what, name, errno),
             None => PortError::passing(

@@ -18,7 +18,7 @@
 
 mod accelerator;
 pub mod domain;
-mod folder;
+pub(in crate::adapter) mod folder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,13 +32,15 @@ pub use self::domain::Accelerator;
 use self::domain::domain_xml;
 use self::folder::Folder;
 use crate::adapter::confine::Confine;
-use crate::adapter::location::LocalDisk;
+use crate::adapter::convert::Probe;
+use crate::adapter::location::{CONVERT_LOCK, LocalDisk, OVERLAY};
+use crate::copy::protocol::ConvertTools;
 use crate::desired::Site;
 use crate::domain::id::{DiskKey, SourceVm, TargetName, Token};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
 use crate::journal::record::Mend;
-use crate::observed::{ConverterState, TargetState, TargetVm};
+use crate::observed::{TargetState, TargetVm};
 use crate::port::{Blueprint, PortError, Target};
 
 /// The version of `ferry.json`.
@@ -58,6 +60,7 @@ pub struct LocalTarget {
     confine: Confine,
     programs: Vec<PathBuf>,
     accelerator: OnceLock<Accelerator>,
+    converter: Probe,
 }
 
 /// What `ferry.json` says.
@@ -85,10 +88,11 @@ enum Owner {
 }
 
 impl LocalTarget {
-    /// Takes what files may be made below, and the folders in which a QEMU is searched that tells what the domains are written
-    /// for.
-    pub fn new(confine: Confine, programs: Vec<PathBuf>) -> Self {
-        Self { confine, programs, accelerator: OnceLock::new() }
+    /// Takes what files may be made below, the folders in which programs are searched (a QEMU that tells what the domains are
+    /// written for, the converter), and what guests are converted with.
+    pub fn new(confine: Confine, programs: Vec<PathBuf>, tools: ConvertTools) -> Self {
+        let converter = Probe::new(tools, programs.clone());
+        Self { confine, programs, accelerator: OnceLock::new(), converter }
     }
 
     fn open(&self, site: &Site) -> Result<(Folder, String), PortError> {
@@ -114,6 +118,14 @@ fn names(area: &Token, name: &TargetName) -> Result<(String, String), PortError>
         "set the entry's `targetName` to letters, digits and hyphens, 63 at most",
         Mend::Person,
     ))
+}
+
+/// Names the folder of a disk's area, where area and VM have names that are no paths.
+pub(in crate::adapter) fn area_folder(
+    area: &Token,
+    name: &TargetName,
+) -> Result<String, PortError> {
+    names(area, name).map(|(area, _)| area)
 }
 
 fn owner(folder: &Folder, name: &str) -> Result<Owner, PortError> {
@@ -151,14 +163,14 @@ fn disk_file(index: usize) -> String {
     format!("disk-{index}.raw")
 }
 
-/// Tells whether a file in a folder of ours was made by us: disks and what lies beside them, the card, the domain, and what
-/// a crash left of writing those.
-fn ours(name: &str) -> bool {
+/// Tells whether a file in a folder of ours was made by us: disks and what lies beside them (maps, overlays), the lock of
+/// converters, the domain, and what a crash left of writing that and the card.
+pub(in crate::adapter) fn ours(name: &str) -> bool {
     let beside_disk = name.strip_prefix("disk-").and_then(|rest| rest.split_once('.'));
     let numbered =
         |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     beside_disk.is_some_and(|(number, _)| numbered(number))
-        || [DOMAIN, "domain.xml.new", "ferry.json.new"].contains(&name)
+        || [DOMAIN, "domain.xml.new", "ferry.json.new", CONVERT_LOCK].contains(&name)
 }
 
 /// Makes a disk of the right size, unless it is there.
@@ -209,6 +221,19 @@ fn unlocked(folder: &Folder, name: &str) -> Result<(), PortError> {
     }
 }
 
+/// Deletes what a conversion needed: it is committed, or there was none. One that still runs is refused.
+fn remove_conversion(area: &Folder) -> Result<(), PortError> {
+    let mut left = area.names()?;
+    left.retain(|(name, _)| name == CONVERT_LOCK || (ours(name) && name.ends_with(OVERLAY)));
+    for (name, _) in &left {
+        unlocked(area, name)?;
+    }
+    for (name, _) in &left {
+        area.delete(name, AtFlags::empty())?;
+    }
+    if left.is_empty() { Ok(()) } else { area.sync() }
+}
+
 /// Deletes the area and what we made in it; what others put there stays, and the folder with it.
 fn remove_area(folder: &Folder, name: &str, area: &Token) -> Result<(), PortError> {
     let Some(inner) = folder.enter(name)? else { return Ok(()) };
@@ -256,7 +281,7 @@ impl Target for LocalTarget {
             };
             vms.insert(TargetName::new(name), TargetVm { made_by, power: None });
         }
-        Ok(TargetState { free, vms, areas, converter: ConverterState::default() })
+        Ok(TargetState { free, vms, areas, converter: self.converter.look() })
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {
@@ -331,6 +356,7 @@ impl Target for LocalTarget {
             return Err(gone(&folder, &area_name));
         }
         disks_stand(&inner, blueprint.vm)?;
+        remove_conversion(&inner)?;
         let disks: Vec<_> = (0..blueprint.vm.disks.len())
             .map(|index| format!("{}/{vm_name}/{}", path.trim_end_matches('/'), disk_file(index)))
             .collect();

@@ -54,7 +54,7 @@ impl Bench {
             _folder: folder,
             site: Site::Local { path: path.to_str().unwrap().into() },
             path,
-            target: LocalTarget::new(confine, Vec::new()),
+            target: LocalTarget::new(confine, Vec::new(), ConvertTools::default()),
             area: Token::new("0123abcd"),
             name: TargetName::new("web-01"),
         }
