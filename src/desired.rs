@@ -129,6 +129,9 @@ impl Desired {
     }
 }
 
+/// The file of a local target's VM that libvirt takes.
+pub const DOMAIN_FILE: &str = "domain.xml";
+
 /// Where a provider is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -153,6 +156,26 @@ impl Site {
             Self::Local { .. } => false,
         }
     }
+
+    /// Returns the command with which a person starts a VM that stands there; `None` where no VM ever does.
+    pub fn start_command(&self, name: &TargetName) -> Option<String> {
+        match self {
+            Self::Ova { .. } => None,
+            Self::Local { path } => {
+                let file = format!("{}/{name}/{DOMAIN_FILE}", path.trim_end_matches('/'));
+                Some(format!("virsh -c qemu:///system create {}", shell_word(&file)))
+            }
+        }
+    }
+}
+
+/// Writes a text so that a shell takes it for one word.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// How an entry names its VM.

@@ -98,6 +98,9 @@ pub struct TargetState {
     pub vms: BTreeMap<TargetName, TargetVm>,
     /// The partial areas that stand there, of whichever instance.
     pub areas: BTreeSet<Token>,
+    /// Whether it can start VMs; a folder of files cannot.
+    #[serde(default)]
+    pub starts: bool,
     /// What keeps guests from being converted there.
     #[serde(default)]
     pub converter: ConverterState,

@@ -32,7 +32,7 @@ const CASES: u32 = 32;
 const CASES_FOR_COUNTS: u32 = 2_000;
 
 /// The facts of attempts: each is journaled in some script.
-const FACTS: [&str; 37] = [
+const FACTS: [&str; 38] = [
     "Began",
     "ClaimIntended",
     "Claimed",
@@ -53,6 +53,7 @@ const FACTS: [&str; 37] = [
     "DiskCommitted",
     "CreateIntended",
     "VmCreated",
+    "NotStarted",
     "StartIntended",
     "Started",
     "MarkedMigrated",

@@ -11,7 +11,7 @@ use crate::journal::phase::{Area, Off, Phase, Undo};
 use crate::journal::progress::{Inherited, Run};
 use crate::journal::record::Fact;
 use crate::manifest::document::Verify;
-use crate::observed::{Brake, Gap, WorkerState};
+use crate::observed::{Brake, Gap, TargetState, WorkerState};
 use crate::planted::{Bug, planted};
 use crate::policy::Outcome;
 
@@ -69,10 +69,7 @@ pub(super) fn next(input: &Input<'_>, run: &Run) -> Next {
             once_ended(input, run, Wait::Converting, effect, "look at the source again")
         }
         Phase::Creating(_) => forward(input, run, Effect::CreateVm, "create the VM"),
-        Phase::Created(_) => {
-            let token = token(input, run, "start");
-            forward(input, run, Effect::ConfirmStart { token }, "look at the source again")
-        }
+        Phase::Created(_) => start(input, run),
         Phase::Starting { .. } => finish(run, Effect::Start, "start the VM"),
         Phase::Settling { marked: true, .. } => Next::Note(Fact::Completed, "complete"),
         Phase::Settling { area: Area { off: Off { claim: None, .. }, .. }, .. } => {
@@ -259,6 +256,23 @@ fn convert(input: &Input<'_>, run: &Run) -> Next {
         Ok(()) => forward(input, run, Effect::StartConversion, "convert the guest"),
         Err(wait) => Next::Wait(wait),
     })
+}
+
+/// Starts the VM where its target starts VMs, and leaves it off where that certainly starts nothing.
+fn start(input: &Input<'_>, run: &Run) -> Next {
+    let target = &run.begun.instructions().desired.target;
+    let seen = input.observed.targets.get(target);
+    match seen.map(|seen| (seen.fresh(input.now), &seen.state)) {
+        Some((Some(TargetState { starts: true, .. }), _)) => {
+            let token = token(input, run, "start");
+            forward(input, run, Effect::ConfirmStart { token }, "look at the source again")
+        }
+        Some((Some(TargetState { starts: false, .. }), _)) => {
+            forward_note(input, run, Fact::NotStarted, "leave the VM off")
+        }
+        Some((None, Err(gap))) => Next::Wait(Wait::Unknown(gap.clone())),
+        Some((None, Ok(_))) | None => Next::Wait(Wait::Unknown(unseen(&target.to_string()))),
+    }
 }
 
 /// What becomes of an attempt whose worker runs, or must not run now.

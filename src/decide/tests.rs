@@ -22,13 +22,14 @@ use crate::journal::progress::Progress;
 use crate::journal::record::{Abandon, Checkpoint, Disposition, Entry, Fact, Fault, Mend};
 use crate::manifest::diagnostic::Place;
 use crate::manifest::document::{OnFailure, PlanType, TargetPowerState, Verify};
-use crate::observed::{Brake, Observed, Seen, SourceState, TargetState, WorkerState};
+use crate::observed::{Brake, Gap, Observed, Seen, SourceState, TargetState, WorkerState};
 use crate::policy::{Cleared, Outcome, Verdict};
 
 /// A world of one plan, `web`, from which everything that `decide` reads is made anew for each decision.
 struct Bench {
     vms: Vec<Vm>,
     target: TargetState,
+    target_gap: Option<Gap>,
     requests: Vec<Request>,
     wanted: bool,
     timeout_s: u32,
@@ -87,7 +88,8 @@ impl Bench {
     fn new(vms: Vec<Vm>) -> Self {
         let mut bench = Self {
             vms,
-            target: TargetState { free: Bytes::mib(100), ..TargetState::default() },
+            target: TargetState { free: Bytes::mib(100), starts: true, ..TargetState::default() },
+            target_gap: None,
             requests: Vec::new(),
             wanted: true,
             timeout_s: 600,
@@ -201,7 +203,8 @@ impl Bench {
             ..Observed::default()
         };
         observed.sources.insert(ProviderName::new("vc"), Seen { at: self.now, state: Ok(source) });
-        let seen = Seen { at: self.now, state: Ok(self.target.clone()) };
+        let state = self.target_gap.clone().map_or_else(|| Ok(self.target.clone()), Err);
+        let seen = Seen { at: self.now, state };
         observed.targets.insert(ProviderName::new("kvm"), seen);
         if let Some(state) = &self.worker {
             let runs = self.progress.moving().map(|run| run.begun.run().clone());
@@ -343,6 +346,40 @@ fn an_ova_goes_all_the_way() {
         web01 MarkedMigrated
         web01 Completed
         web01 rests Completed"#]],
+    );
+}
+
+#[test]
+fn where_the_target_starts_nothing_a_vm_is_left_off_and_migrated() {
+    let mut bench = Bench::running();
+    bench.settle();
+    bench.fact(Fact::Claimed).fact(Fact::PowerRemembered { power: Power::On });
+    bench.settle();
+    bench.fact(Fact::SourceOff);
+    bench.settle();
+    let (disk, root) = (DiskKey::new("disk1"), "r".to_owned());
+    bench.fact(disks()).fact(Fact::DiskCopied { disk, written: Bytes::mib(2), root });
+    bench.fact(Fact::CreateIntended).fact(Fact::VmCreated);
+    check(bench.settle(), expect!["db do ConfirmStart (begun)"]);
+    // A target that was not seen lately may start it, and may not.
+    bench.target_gap = Some(Gap { reason: "it is away".into(), remedy: "wait".into() });
+    check(
+        bench.settle(),
+        expect![[r#"db waits Unknown(Gap { reason: "it is away", remedy: "wait" })"#]],
+    );
+    (bench.target_gap, bench.target.starts) = (None, false);
+    check(
+        bench.settle(),
+        expect![[r#"
+        db NotStarted
+        db do Mark (begun)"#]],
+    );
+    bench.fact(Fact::MarkedMigrated);
+    check(
+        bench.settle(),
+        expect![[r#"
+        db Completed
+        db rests Completed"#]],
     );
 }
 

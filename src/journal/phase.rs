@@ -6,7 +6,7 @@
 //!               ShuttingDown)                                                                   └► Converting ─► Converted    │
 //!                                                        Completed ◄─ Settling ◄─ Starting ◄─────────────── point of no return ┤
 //!                                                                        ▲                                                     │
-//!                                                                        └────────────────── nothing to start ─────────────────┘
+//!                                                                        └──── nothing to start, or the target starts nothing ──┘
 //! any phase before the point of no return ─► Undoing ─► Undone
 //! ```
 //!
@@ -21,7 +21,7 @@ use crate::desired::Site;
 use crate::domain::id::{DiskKey, RunId, TargetName, Token};
 use crate::domain::vm::{Claim, Disk, Power};
 use crate::journal::record::{Abandon, DiskCopy, Fact, Instructions};
-use crate::manifest::document::{OnFailure, TargetPowerState, Verify};
+use crate::manifest::document::{OnFailure, Verify};
 use crate::planted::{Bug, planted};
 
 /// Proof that a run was begun by the journal that was folded. Undo and finish actions hold it, so that a deleted plan or an
@@ -57,10 +57,7 @@ impl Begun {
 
     /// Tells whether the VM is to be started on the target, given how the source was found.
     pub fn starts(&self, was: Power) -> bool {
-        match (self.instructions.desired.power, was) {
-            (TargetPowerState::On, _) | (TargetPowerState::Auto, Power::On) => true,
-            (TargetPowerState::Off, _) | (TargetPowerState::Auto, Power::Off) => false,
-        }
+        self.instructions.desired.power.starts(was)
     }
 }
 
@@ -86,6 +83,8 @@ pub struct Area {
     pub disks: Vec<DiskCopy>,
     /// What the converter warned of.
     pub warnings: Vec<String>,
+    /// Whether the VM was to be started and was left off, since the target starts nothing.
+    pub left_off: bool,
 }
 
 /// What an attempt left on the target: a later one goes on from it, or removes it.
@@ -177,7 +176,7 @@ pub enum Phase {
     Converted(Area),
     /// The VM may have been made.
     Creating(Area),
-    /// The VM stands on the target, off, and is to be started.
+    /// The VM stands on the target, off, and is to be started, or left off where the target starts nothing.
     Created(Area),
     /// It may have been started. Nothing is undone by itself any more.
     Starting {
@@ -249,7 +248,7 @@ impl Phase {
     }
 
     /// Tells whether the attempt may still be undone: no start was intended, and where nothing is started the VM does not
-    /// stand on the target yet.
+    /// stand on the target yet, or was not left there by a fact.
     pub fn undoable(&self) -> bool {
         !matches!(
             self,
@@ -413,6 +412,9 @@ impl Phase {
             (Self::Created(area), Fact::StartIntended { token }) => {
                 Self::Starting { area, token: token.clone() }
             }
+            (Self::Created(area), Fact::NotStarted) => {
+                Self::Settling { area: Area { left_off: true, ..area }, marked: false }
+            }
             (Self::Starting { area, .. }, Fact::Started) => Self::Settling { area, marked: false },
             (Self::Settling { area, marked: false }, Fact::MarkedMigrated) => {
                 Self::Settling { area, marked: true }
@@ -490,7 +492,7 @@ impl DiskCopy {
 
 impl Area {
     fn new(off: Off, token: Token, disks: Vec<DiskCopy>) -> Self {
-        Self { off, token, disks, warnings: Vec::new() }
+        Self { off, token, disks, warnings: Vec::new(), left_off: false }
     }
 
     /// Moves on once every disk is copied and, where the plan wants it, compared.

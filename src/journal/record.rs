@@ -70,6 +70,7 @@ impl Entry {
             | Fact::DiskCommitted { .. }
             | Fact::CreateIntended
             | Fact::VmCreated
+            | Fact::NotStarted
             | Fact::StartIntended { .. }
             | Fact::Started
             | Fact::MarkedMigrated
@@ -271,6 +272,9 @@ pub enum Fact {
     CreateIntended,
     /// The VM stands on the target, off.
     VmCreated,
+    /// The VM was to be started, and stays off: its target starts nothing. Nothing is undone from here on, as after
+    /// [`Fact::VmCreated`] where nothing is to be started.
+    NotStarted,
     /// The VM may be started on the target. The point of no return.
     StartIntended {
         /// Names this start.

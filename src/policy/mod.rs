@@ -118,6 +118,13 @@ pub struct Verdict {
     pub outcome: Outcome,
 }
 
+impl Verdict {
+    /// Tells whether the VM is to run and will not be started, since its target starts nothing.
+    pub fn leaves_off(&self) -> bool {
+        self.findings.iter().any(|finding| finding.code == plan::NOT_STARTED.0)
+    }
+}
+
 /// What follows from a verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -311,9 +318,8 @@ impl Judge {
             {
                 found.say(taken(&judged));
             }
-            if let Some(gap) = inconvertible(&judged, target) {
-                found.say(gap);
-            }
+            found.say_any(inconvertible(&judged, target));
+            found.say_any(left_off(&judged, target));
         });
         found.verdict(Some(judged), unseen.err())
     }
@@ -484,6 +490,18 @@ fn inconvertible(judged: &Judged, target: &TargetState) -> Option<Concern> {
     Some(Concern { hint: Some(gap.remedy.clone()), ..concern })
 }
 
+/// Tells that a VM is not started although it is to run, and who can start it.
+fn left_off(judged: &Judged, target: &TargetState) -> Option<Concern> {
+    let Judged { desired, vm, target_name, .. } = judged;
+    if target.starts || !desired.power.starts(vm.power) {
+        return None;
+    }
+    let command = desired.target_site.start_command(target_name)?;
+    let text = format!("`{}` starts no VMs, so `{target_name}` stays off there", desired.target);
+    let hint = format!("Start it by hand afterwards, `{command}`; or set `libvirt.uri`");
+    Some(Concern { hint: Some(hint), ..plan::say(plan::NOT_STARTED, text) })
+}
+
 /// Blocks entries that mean different VMs and give them one name on one target.
 fn collide(wanted: &Wanted, verdicts: &mut [Verdict]) {
     let mut first: HashMap<(&ProviderName, &TargetName), usize> = HashMap::new();
@@ -538,6 +556,12 @@ impl<'a> Found<'a> {
             return;
         }
         self.findings.push(placed(concern, self.place));
+    }
+
+    fn say_any(&mut self, concern: Option<Concern>) {
+        if let Some(concern) = concern {
+            self.say(concern);
+        }
     }
 
     fn unknown(mut self, gap: Gap) -> Verdict {

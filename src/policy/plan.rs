@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::Site;
 use crate::manifest::diagnostic::Severity;
-use crate::manifest::document::{PlanType, TargetPowerState};
+use crate::manifest::document::PlanType;
 use crate::policy::input::{Input, NicInput};
 use crate::policy::rules::{Concern, ConcernPage};
 
@@ -43,14 +42,6 @@ pub(super) const NETWORK_NAMELESS: Row = (
     "Set `destination.name` in the NetworkMapping",
 );
 
-pub(super) const POWER_UNSUPPORTED: Row = (
-    "plan.power.unsupported",
-    Severity::Critical,
-    "The target starts nothing",
-    "`targetPowerState: on` is not supported yet on a local target: it writes disks and a domain file and starts no VM.",
-    "Say `targetPowerState: auto` or `off`, and start the VM with `virsh create` afterwards",
-);
-
 pub(super) const WARM_UNSUPPORTED: Row = (
     "plan.type.unsupported",
     Severity::Critical,
@@ -65,6 +56,14 @@ pub(super) const CONVERTER_MISSING: Row = (
     "The guest cannot be converted",
     "The plan asks for the guest to be made fit for KVM, and the target has not what that needs: it would have no driver for its disks.",
     "Install what is missing, or say `skipGuestConversion: true` for a guest that has the drivers",
+);
+
+pub(super) const NOT_STARTED: Row = (
+    "target.start.unavailable",
+    Severity::Warning,
+    "The VM is not started",
+    "The VM is to run afterwards, and its target starts none: it is a folder of files for which no `libvirt.uri` is set. The VM is made there and stays off.",
+    "Start it by hand afterwards with the command that the finding names, set `libvirt.uri` in ferry.yaml, or say `targetPowerState: off`",
 );
 
 pub(super) const NAME_INVALID: Row = (
@@ -118,9 +117,9 @@ pub(super) fn pages() -> impl Iterator<Item = ConcernPage> {
         NETWORK_NO_MAPPING,
         NETWORK_IGNORED,
         NETWORK_NAMELESS,
-        POWER_UNSUPPORTED,
         WARM_UNSUPPORTED,
         CONVERTER_MISSING,
+        NOT_STARTED,
         NAME_INVALID,
         NAME_TAKEN,
         NAME_DUPLICATE,
@@ -159,13 +158,6 @@ pub(super) fn say(row: Row, text: impl Into<String>) -> Concern {
 pub(super) fn check(input: &Input<'_>) -> Vec<Concern> {
     let mut concerns = Vec::new();
     networks(input, &mut concerns);
-    match (input.plan.target_power_state, input.target.site) {
-        (TargetPowerState::On, Site::Local { .. }) => {
-            concerns.push(say(POWER_UNSUPPORTED, "`targetPowerState: on` is not supported yet"));
-        }
-        (TargetPowerState::On, Site::Ova { .. })
-        | (TargetPowerState::Auto | TargetPowerState::Off, _) => {}
-    }
     if input.plan.kind == PlanType::Warm {
         concerns.push(say(WARM_UNSUPPORTED, "`type: warm` is not supported yet"));
     }

@@ -106,7 +106,8 @@ pub(crate) fn wanted(plans: &[(&str, &[&str])]) -> Wanted {
 pub(crate) fn world(vms: Vec<Vm>) -> Observed {
     let vms = vms.into_iter().map(Arc::new).collect();
     let source = SourceState { vms, gaps: Vec::new(), clock: None };
-    let target = TargetState { free: Bytes::mib(1 << 20), ..TargetState::default() };
+    let free = Bytes::mib(1 << 20);
+    let target = TargetState { free, starts: true, ..TargetState::default() };
     Observed {
         sources: BTreeMap::from([(
             ProviderName::new("archive"),

@@ -131,11 +131,6 @@ const SPEAKS: &[(&str, Change, &str)] = &[
         "network `VM Network` is mapped to a network without a name",
     ),
     (
-        "plan.power.unsupported",
-        |desired, _| desired.power = TargetPowerState::On,
-        "`targetPowerState: on` is not supported yet",
-    ),
-    (
         "plan.type.unsupported",
         |desired, _| desired.kind = PlanType::Warm,
         "`type: warm` is not supported yet",
@@ -181,6 +176,7 @@ fn the_table_covers_every_page() {
         "target.converter.missing",
         "target.name.duplicate",
         "target.name.taken",
+        "target.start.unavailable",
     ];
     let covered: BTreeSet<&str> = SPEAKS.iter().map(|(id, ..)| *id).chain(elsewhere).collect();
     let pages: Vec<String> = concerns().into_iter().map(|page| page.id).collect();
@@ -320,6 +316,29 @@ fn a_guest_is_converted_where_that_can_be_done() {
           Critical target.converter.missing: no virt-v2v-in-place [install it]
         web/db-01: cleared as db-01
     "#]],
+    );
+}
+
+#[test]
+fn a_target_that_starts_nothing_says_so_of_what_is_to_run() {
+    let mut wanted = wanted(&[("web", &["web-01", "web-02", "db-01"])]);
+    let entries = &mut first(&mut wanted).vms;
+    wish(&mut entries[0]).power = TargetPowerState::On;
+    wish(&mut entries[1]).power = TargetPowerState::Off;
+    wish(&mut entries[0]).target_site = crate::desired::Site::Local { path: "/srv/it's".into() };
+    let mut observed = world(vec![vm("web-01"), vm("web-02"), vm("db-01")]);
+    assert!(clear(&wanted, &observed).iter().all(|verdict| !verdict.leaves_off()));
+    observed.targets.values_mut().for_each(|seen| seen.state.as_mut().unwrap().starts = false);
+    let verdicts = clear(&wanted, &observed);
+    assert_eq!(verdicts.iter().map(Verdict::leaves_off).collect::<Vec<_>>(), [true, false, false]);
+    check(
+        &verdicts,
+        expect![[r#"
+            web/web-01: cleared as web-01
+              Warning target.start.unavailable: `rack` starts no VMs, so `web-01` stays off there [Start it by hand afterwards, `virsh -c qemu:///system create '/srv/it'\''s/web-01/domain.xml'`; or set `libvirt.uri`]
+            web/web-02: cleared as web-02
+            web/db-01: cleared as db-01
+        "#]],
     );
 }
 

@@ -33,7 +33,7 @@ use crate::journal::pace::Pace;
 use crate::journal::phase::Phase;
 use crate::journal::progress::{Progress, Run};
 use crate::manifest::diagnostic::Finding;
-use crate::manifest::document::{PlanType, TargetPowerState, Verify};
+use crate::manifest::document::{PlanType, Verify};
 use crate::policy::{Outcome, Verdict};
 
 /// The version of the JSON form. It counts up when a field changes its meaning or goes.
@@ -401,7 +401,7 @@ fn row(input: &Input<'_>, stand: &Stand, verdict: Option<&Verdict>, moving: Opti
     // A time that no window holds will be missed: that is told while it can still be changed.
     let too_short = change == Change::Scheduled && schedule.as_ref().is_some_and(|s| !s.fits);
     let change = if too_short { Change::Blocked } else { change };
-    let (actions, what) = what(change, stand, vm, desired.map(Arc::as_ref), moving);
+    let (actions, what) = what(change, stand, vm, desired.map(Arc::as_ref), moving, verdict);
     // What was migrated may be gone from the source: that is no finding any more.
     let silent =
         change == Change::Unchanged && !matches!(stand.state, Standing::Resting(Rest::NoMigration));
@@ -515,6 +515,7 @@ fn what(
     vm: Option<&Vm>,
     desired: Option<&Desired>,
     moving: Option<&Run>,
+    verdict: Option<&Verdict>,
 ) -> (Vec<&'static str>, String) {
     match (change, desired, vm) {
         (Change::Start | Change::Scheduled, Some(desired), Some(vm)) => {
@@ -536,9 +537,13 @@ fn what(
                 words.push_str(", converts the guest");
             }
             actions.push("create");
-            if starts(desired.power, vm.power) {
-                actions.push("start");
-                words.push_str(", starts it on the target");
+            if desired.power.starts(vm.power) {
+                if verdict.is_some_and(Verdict::leaves_off) {
+                    words.push_str(", does not start it: the target starts nothing");
+                } else {
+                    actions.push("start");
+                    words.push_str(", starts it on the target");
+                }
             }
             (actions, words)
         }
@@ -551,13 +556,6 @@ fn what(
         (Change::Blocked, _, _) => (Vec::new(), "blocked".to_owned()),
         (Change::Unknown, _, _) => (Vec::new(), "unknown".to_owned()),
         (Change::Unchanged, _, _) => (Vec::new(), stand.state.words()),
-    }
-}
-
-fn starts(wanted: TargetPowerState, was: Power) -> bool {
-    match (wanted, was) {
-        (TargetPowerState::On, _) | (TargetPowerState::Auto, Power::On) => true,
-        (TargetPowerState::Off, _) | (TargetPowerState::Auto, Power::Off) => false,
     }
 }
 

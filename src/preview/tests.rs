@@ -15,6 +15,7 @@ use crate::journal::record::{
     Record,
 };
 use crate::manifest::diagnostic::Severity;
+use crate::observed::Observed;
 use crate::policy::sample::{at, clear, desired, first, place, seen, vm, wanted, world};
 
 /// What a hostile name may hold: a terminal escape, a reversal of the reading direction, Markdown, HTML, a new line.
@@ -179,6 +180,30 @@ impl Scene {
             now: "2026-11-25T12:00:00Z".parse().unwrap(),
         }
     }
+}
+
+#[test]
+fn what_the_target_does_not_start_is_said_beforehand() {
+    let wanted = wanted(&[("web", &["db"])]);
+    let mut observed = world(vec![vm("db")]);
+    seen(&mut observed, 0).power = Power::On;
+    let told = |observed: &Observed| {
+        let verdict = clear(&wanted, observed).remove(0);
+        let (stand, desired) = (stand("db", Standing::Acting("begins")), desired("web", "db"));
+        let vm = observed.sources.values().next().unwrap().state.as_ref().unwrap().vms[0].clone();
+        let (actions, words) =
+            what(Change::Start, &stand, Some(&*vm), Some(&desired), None, Some(&verdict));
+        let hints: Vec<_> = verdict.findings.iter().filter_map(|it| it.hint.clone()).collect();
+        format!("{}: {words}\n{}", actions.join(" "), hints.join("\n"))
+    };
+    expect![[r#"
+        shut-down copy verify create start: migrate cold, powers it off, starts it on the target
+    "#]]
+    .assert_eq(&told(&observed));
+    observed.targets.values_mut().for_each(|seen| seen.state.as_mut().unwrap().starts = false);
+    expect![[r#"
+        shut-down copy verify create: migrate cold, powers it off, does not start it: the target starts nothing
+        Start it by hand afterwards, `virsh -c qemu:///system create /srv/vms/db/domain.xml`; or set `libvirt.uri`"#]].assert_eq(&told(&observed));
 }
 
 #[test]

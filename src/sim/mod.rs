@@ -179,6 +179,7 @@ impl SimWorld {
         state.repo.reachable = true;
         state.source_gap = false;
         state.target.gap = false;
+        state.target.starts_nothing = false;
         state.target.taken_by_others = 0;
         state.journal_full = false;
         state.hold = false;

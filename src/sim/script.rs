@@ -39,6 +39,8 @@ pub(crate) enum Nature {
     Target(bool),
     /// The target is full, or not any more.
     TargetFull(bool),
+    /// The target starts VMs, or nothing.
+    TargetStarts(bool),
     /// The state folder is full, or not any more.
     JournalFull(bool),
     /// The brake is put on, or off.
@@ -218,6 +220,7 @@ impl Manifests {
             Nature::Source(answers) => world.source_gap(!answers),
             Nature::Target(answers) => world.target_gap(!answers),
             Nature::TargetFull(full) => world.target_full(*full),
+            Nature::TargetStarts(starts) => world.target_starts(*starts),
             Nature::JournalFull(full) => world.journal_full(*full),
             Nature::Hold(engaged) => world.hold(*engaged),
             Nature::GuestOff(vm) => world.person_powers_off(&name(*vm)),
@@ -616,6 +619,7 @@ fn nature() -> impl Strategy<Value = Nature> {
         2 => back().prop_map(Nature::Source),
         2 => back().prop_map(Nature::Target),
         2 => gone().prop_map(Nature::TargetFull),
+        2 => back().prop_map(Nature::TargetStarts),
         2 => gone().prop_map(Nature::JournalFull),
         2 => gone().prop_map(Nature::Hold),
         2 => vm().prop_map(Nature::GuestOff),

@@ -48,6 +48,8 @@ pub(super) struct SimTarget {
     pub(super) foreign: BTreeSet<TargetName>,
     /// Whether the target does not answer.
     pub(super) gap: bool,
+    /// Whether it starts nothing, as a folder of files does.
+    pub(super) starts_nothing: bool,
     /// Bytes that others use.
     pub(super) taken_by_others: u64,
 }
@@ -91,6 +93,11 @@ impl SimWorld {
     /// Lets others fill the target, or free it.
     pub fn target_full(&self, full: bool) {
         self.lock().target.taken_by_others = if full { CAPACITY } else { 0 };
+    }
+
+    /// Lets the target start VMs, or nothing.
+    pub fn target_starts(&self, starts: bool) {
+        self.lock().target.starts_nothing = !starts;
     }
 
     fn at_target<T>(
@@ -152,6 +159,7 @@ impl Target for SimWorld {
                 free: Bytes(target.free()),
                 vms: vms.collect(),
                 areas,
+                starts: !target.starts_nothing,
                 converter: ConverterState::default(),
             };
             state.stale_target = Some(seen.clone());
@@ -230,6 +238,11 @@ impl Target for SimWorld {
             if found.runs() {
                 return Ok(Power::On);
             }
+            if state.target.starts_nothing {
+                let text = "the simulated target starts nothing";
+                return Err(PortError::lasting(text, "start it by hand", Mend::Person));
+            }
+            let found = state.target.areas.get_mut(area).ok_or_else(|| no_area(area))?;
             found.power = Some(Power::On);
             found.started = true;
             let vm = found.vm.clone();

@@ -116,6 +116,8 @@ pub enum ConditionType {
     Succeeded,
     /// It failed or stalled.
     Failed,
+    /// It is migrated, was to run, and was not started, since its target starts nothing. Said only where it holds.
+    NotStarted,
 }
 
 /// One thing that holds or does not.

@@ -154,7 +154,8 @@ pub(super) fn section(report: &VmReport) -> String {
         Word::Completed => warnings,
         Word::Canceled | Word::Archived => false,
     };
-    if !needs {
+    let to_start = super::vm::to_start(report);
+    if !needs && to_start.is_none() {
         return String::new();
     }
     let name = markdown(&report.metadata.name);
@@ -171,6 +172,9 @@ pub(super) fn section(report: &VmReport) -> String {
     }
     for warning in &report.conversion_warnings {
         let _ = writeln!(section, "- the converter warned: {}", markdown(warning));
+    }
+    if let Some(command) = to_start {
+        let _ = writeln!(section, "- **not started:** run {}", markdown(command));
     }
     for concern in &report.concerns {
         section.push_str(&bullet(concern));

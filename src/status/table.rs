@@ -269,6 +269,7 @@ impl Shown {
         {
             texts.extend(text.as_ref().map(|text| format!("{label}: {text}")));
         }
+        texts.extend(super::vm::to_start(report).map(|it| format!("not started: run `{it}`")));
         texts.extend(report.concerns.iter().map(concern));
         let warned = |text: &String| format!("the converter warned: {text}");
         texts.extend(report.conversion_warnings.iter().map(warned));

@@ -165,7 +165,18 @@ impl View<'_> {
     }
 
     fn conditions(&self) -> Vec<Condition> {
-        vec![self.ready(), self.running(), self.succeeded(), self.failed()]
+        let always = [self.ready(), self.running(), self.succeeded(), self.failed()];
+        always.into_iter().chain(self.not_started()).collect()
+    }
+
+    /// Says with which command a VM is started that its target did not start.
+    fn not_started(&self) -> Option<Condition> {
+        let run = self.run.filter(|run| left_off(run))?;
+        let instructions = run.begun.instructions();
+        let site = &instructions.desired.target_site;
+        let command = site.start_command(&instructions.target_name).unwrap_or_default();
+        let (kind, at) = (ConditionType::NotStarted, Some(run.since));
+        Some(condition(kind, Holds::True, "TargetStartsNothing", command, at))
     }
 
     fn ready(&self) -> Condition {
@@ -273,7 +284,8 @@ pub fn result(run: &Run) -> Option<String> {
     match &run.phase {
         Phase::Completed { area } => {
             let written: Bytes = area.disks.iter().map(|disk| disk.written).sum();
-            Some(format!("migrated to {name} in {took}, {written} written"))
+            let off = if area.left_off { ", not started there" } else { "" };
+            Some(format!("migrated to {name} in {took}, {written} written{off}"))
         }
         Phase::Undone { why, kept, .. } => {
             let undone = match kept {
@@ -304,6 +316,35 @@ pub fn result(run: &Run) -> Option<String> {
         | Phase::Settling { .. }
         | Phase::Undoing(_) => None,
     }
+}
+
+/// Tells whether the VM was to run and was not started.
+fn left_off(run: &Run) -> bool {
+    match &run.phase {
+        Phase::Settling { area, .. } | Phase::Completed { area } => area.left_off,
+        Phase::Begun
+        | Phase::Claiming { .. }
+        | Phase::Claimed { .. }
+        | Phase::On { .. }
+        | Phase::ShuttingDown { .. }
+        | Phase::Off(_)
+        | Phase::Preparing { .. }
+        | Phase::Copying(_)
+        | Phase::Copied(_)
+        | Phase::Converting { .. }
+        | Phase::Converted(_)
+        | Phase::Creating(_)
+        | Phase::Created(_)
+        | Phase::Starting { .. }
+        | Phase::Undoing(_)
+        | Phase::Undone { .. } => false,
+    }
+}
+
+/// Returns the command that starts a VM which its target did not start.
+pub(super) fn to_start(report: &VmReport) -> Option<&str> {
+    let found = report.conditions.iter().find(|it| it.kind == ConditionType::NotStarted);
+    found.map(|condition| condition.message.as_str())
 }
 
 pub(super) fn condition(

@@ -168,7 +168,7 @@ fn archived(name: &str) -> Vm {
 }
 
 fn room() -> TargetState {
-    TargetState { free: Bytes::mib(1 << 30), ..TargetState::default() }
+    TargetState { free: Bytes::mib(1 << 30), starts: true, ..TargetState::default() }
 }
 
 /// Nothing moves here: what moves something is never called.

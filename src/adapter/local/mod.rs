@@ -281,7 +281,8 @@ impl Target for LocalTarget {
             };
             vms.insert(TargetName::new(name), TargetVm { made_by, power: None });
         }
-        Ok(TargetState { free, vms, areas, converter: self.converter.look() })
+        let converter = self.converter.look();
+        Ok(TargetState { free, vms, areas, starts: false, converter })
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::vm::Power;
 use crate::manifest::document::{
     Affinity, DiskOverride, Fence, HookRef, Lawful, NicOverride, Precopy, ProviderPair, duration_s,
     exactly_one, is_label, later, not_empty,
@@ -238,6 +239,16 @@ pub enum TargetPowerState {
     On,
     /// It is created and stays off.
     Off,
+}
+
+impl TargetPowerState {
+    /// Tells whether a VM is to be started on the target, given how its source was found.
+    pub fn starts(self, was: Power) -> bool {
+        match (self, was) {
+            (Self::On, _) | (Self::Auto, Power::On) => true,
+            (Self::Off, _) | (Self::Auto, Power::Off) => false,
+        }
+    }
 }
 
 /// How a running guest is shut down.

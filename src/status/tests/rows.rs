@@ -3,6 +3,8 @@
 use expect_test::expect;
 
 use super::*;
+use crate::domain::id::Token;
+use crate::domain::vm::Power;
 
 #[test]
 fn an_old_attempt_is_no_news_for_a_vm_that_waits_for_its_next() {
@@ -107,4 +109,44 @@ fn the_journal_alone_tells_where_attempts_stand() {
         1 of 4 migrated · 3 moving
     "#]]
     .assert_eq(&Overview::live(&scene.input(), at(100)).text(80, Why::Brief));
+}
+
+#[test]
+fn a_vm_that_was_not_started_says_how_it_is() {
+    let mut facts = completed();
+    let power = facts.iter().position(|fact| matches!(fact, Fact::PowerRemembered { .. })).unwrap();
+    let deadline = at(9);
+    facts.splice(
+        power..=power,
+        [
+            Fact::PowerRemembered { power: Power::On },
+            Fact::PowerOffIntended { token: Token::new("off") },
+            Fact::ShutdownRequested { deadline },
+            Fact::SourceOff,
+        ],
+    );
+    let made = facts.iter().position(|fact| *fact == Fact::VmCreated).unwrap();
+    facts.insert(made + 1, Fact::NotStarted);
+    let mut scene = Scene::new();
+    scene.progress = progress(&[("done", &facts)]);
+    scene.stands = vec![stand("done", Standing::Resting(Rest::Completed))];
+    let files = report(&scene.input());
+    let done = vm(&files, "done");
+    let found = done.conditions.iter().find(|it| it.kind == ConditionType::NotStarted).unwrap();
+    assert_eq!((found.status, found.reason.as_str()), (Holds::True, "TargetStartsNothing"));
+    assert_eq!(found.message, "virsh -c qemu:///system create /srv/vms/done/domain.xml");
+    expect!["migrated to done in 15 s, 280.0 MiB written, not started there"]
+        .assert_eq(&done.result.unwrap());
+    let why = Overview::live(&scene.input(), at(100)).text(100, Why::Told);
+    let line = why.lines().find(|line| line.contains("not started: ")).unwrap();
+    expect!["not started: run `virsh -c qemu:///system create /srv/vms/done/domain.xml`"]
+        .assert_eq(line.trim());
+    let page = text(&files, "plans/web.md");
+    expect![[r#"
+        : Completed
+
+        - **result:** migrated to done in 15 s, 280.0 MiB written, not started there
+        - **not started:** run virsh -c qemu:&#8203;///system create /srv/vms/done/domain.xml
+    "#]]
+    .assert_eq(page.split_once("\n## done").unwrap().1);
 }
