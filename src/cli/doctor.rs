@@ -9,7 +9,7 @@ use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 
 use crate::adapter::git::GitRepo;
-use crate::adapter::local::Accelerator;
+use crate::adapter::local::{Accelerator, Libvirt};
 use crate::adapter::store::hold::HoldFile;
 use crate::adapter::store::holder;
 use crate::adapter::store::journal::JournalReader;
@@ -120,7 +120,10 @@ fn checks(settings: &Settings) -> Vec<Check> {
     if let Some(file) = &settings.file {
         checks.push(permissions("settings file", file));
     }
-    checks.extend(["qemu-img", "virsh"].map(program));
+    checks.push(program("qemu-img"));
+    // Where a libvirt is set, whether it answers says more.
+    checks.extend(settings.libvirt_uri.is_none().then(|| program("virsh")));
+    checks.push(libvirt(settings));
     checks.push(Check::note(
         "KVM",
         match Accelerator::probe(&program_folders()) {
@@ -332,6 +335,18 @@ fn permissions(name: &'static str, path: &Path) -> Check {
         ),
         Ok(_) => Check::ok(name, shown.to_string()),
         Err(error) => Check::fails(name, format!("{shown}: {error}"), "check its permissions"),
+    }
+}
+
+/// Asks the libvirt of local targets, where there is one. Whether the user that runs QEMU may enter the folders of the disks
+/// shows only when a guest is started.
+fn libvirt(settings: &Settings) -> Check {
+    let Some(uri) = &settings.libvirt_uri else {
+        return Check::note("libvirt", "no `libvirt.uri` is set: VMs are made and not started");
+    };
+    match Libvirt::new(uri.clone(), program_folders()).version() {
+        Ok(version) => Check::ok("libvirt", format!("{uri} answers: {version}")),
+        Err(error) => Check::of_port("libvirt", error),
     }
 }
 

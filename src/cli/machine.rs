@@ -53,7 +53,8 @@ impl Machine {
             clock: SystemClock::start(),
             repo,
             source: OvaSource::new(confine.clone()),
-            target: LocalTarget::new(confine, program_folders(), settings.convert.clone()),
+            target: LocalTarget::new(confine, program_folders(), settings.convert.clone())
+                .with_libvirt(settings.libvirt_uri.clone()),
             workers: Subprocesses::new(PathBuf::from(OWN_PROGRAM), waker),
             hold: HoldFile::new(&settings.state_dir),
         })

@@ -212,8 +212,8 @@ fn clock(vm: &Vm) -> &'static str {
     if vm.is_windows() { "localtime" } else { "utc" }
 }
 
-/// A UUID of version 8 (RFC 9562: the maker's own method).
-fn uuid(area: &Token) -> String {
+/// Derives a domain's UUID from the area that it is made in: of version 8 (RFC 9562: the maker's own method).
+pub(super) fn uuid(area: &Token) -> String {
     let hash = blake3::derive_key("ferry 2026 domain uuid", area.as_str().as_bytes());
     let mut bytes: [u8; 16] = hash[..16].try_into().expect("16 of 32 bytes");
     bytes[6] = bytes[6] & 0x0f | 0x80;

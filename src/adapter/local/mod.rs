@@ -1,4 +1,4 @@
-//! The target of a local folder: raw disks and a libvirt domain beside them.
+//! The target of a local folder: raw disks and a libvirt domain beside them, in a libvirt as well where there is one.
 //!
 //! # States
 //!
@@ -7,6 +7,9 @@
 //!        │  domain.xml is added, then one rename that replaces nothing
 //!        ▼
 //! FOLDER/NAME/           the VM
+//!        │  where there is a libvirt, domain.xml is defined there, under a UUID that is derived from TOKEN
+//!        ▼
+//! the domain NAME        off, then started
 //! ```
 //!
 //! # Guarantees
@@ -19,6 +22,8 @@
 mod accelerator;
 pub mod domain;
 pub(in crate::adapter) mod folder;
+mod hosted;
+mod libvirt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,11 +36,13 @@ use serde::{Deserialize, Serialize};
 pub use self::domain::Accelerator;
 use self::domain::domain_xml;
 use self::folder::Folder;
+use self::hosted::{add_domains, standing};
+pub use self::libvirt::Libvirt;
 use crate::adapter::confine::Confine;
 use crate::adapter::convert::Probe;
 use crate::adapter::location::{CONVERT_LOCK, LocalDisk, OVERLAY};
 use crate::copy::protocol::ConvertTools;
-use crate::desired::Site;
+use crate::desired::{DOMAIN_FILE, Site};
 use crate::domain::id::{DiskKey, SourceVm, TargetName, Token};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
@@ -50,17 +57,18 @@ const CARD: &str = "ferry.json";
 /// What the name of an area starts with.
 const AREA: &str = ".ferry-";
 /// The domain.
-const DOMAIN: &str = "domain.xml";
+const DOMAIN: &str = DOMAIN_FILE;
 /// A card is some 300 bytes.
 const CARD_MAX: u64 = 64 << 10;
 
-/// Folders of disks.
+/// Folders of disks, and the libvirt that runs what stands in them.
 #[derive(Debug)]
 pub struct LocalTarget {
     confine: Confine,
     programs: Vec<PathBuf>,
     accelerator: OnceLock<Accelerator>,
     converter: Probe,
+    libvirt: Option<Libvirt>,
 }
 
 /// What `ferry.json` says.
@@ -92,7 +100,7 @@ impl LocalTarget {
     /// written for, the converter), and what guests are converted with.
     pub fn new(confine: Confine, programs: Vec<PathBuf>, tools: ConvertTools) -> Self {
         let converter = Probe::new(tools, programs.clone());
-        Self { confine, programs, accelerator: OnceLock::new(), converter }
+        Self { confine, programs, accelerator: OnceLock::new(), converter, libvirt: None }
     }
 
     fn open(&self, site: &Site) -> Result<(Folder, String), PortError> {
@@ -263,6 +271,7 @@ impl Target for LocalTarget {
             folder.io("look at", ".", &std::io::Error::from_raw_os_error(error.raw_os_error()))
         })?;
         let free = Bytes(room.f_bavail.saturating_mul(room.f_frsize));
+        let domains = self.domains()?;
         let (mut vms, mut areas) = (BTreeMap::new(), BTreeSet::new());
         for (name, kind) in folder.names()? {
             if let Some(token) = name.strip_prefix(AREA)
@@ -274,25 +283,18 @@ impl Target for LocalTarget {
             if name.starts_with('.') {
                 continue;
             }
-            let made_by = match owner(&folder, &name)? {
-                Owner::Nobody => continue,
-                Owner::Other => None,
-                Owner::Token(token) => Some(token),
-            };
-            vms.insert(TargetName::new(name), TargetVm { made_by, power: None });
+            let found = standing(owner(&folder, &name)?, &name, domains.as_ref());
+            vms.extend(found.map(|vm| (TargetName::new(name), vm)));
         }
-        let converter = self.converter.look();
-        Ok(TargetState { free, vms, areas, starts: false, converter })
+        add_domains(&mut vms, domains.as_ref());
+        let (starts, converter) = (self.libvirt.is_some(), self.converter.look());
+        Ok(TargetState { free, vms, areas, starts, converter })
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {
         let (folder, _) = self.open(site)?;
         let (_, name) = names(&Token::new("look"), name)?;
-        Ok(match owner(&folder, &name)? {
-            Owner::Nobody => None,
-            Owner::Other => Some(TargetVm { made_by: None, power: None }),
-            Owner::Token(token) => Some(TargetVm { made_by: Some(token), power: None }),
-        })
+        Ok(standing(owner(&folder, &name)?, &name, self.domains()?.as_ref()))
     }
 
     fn create_disks(
@@ -311,6 +313,7 @@ impl Target for LocalTarget {
             }
             Owner::Token(_) | Owner::Other => return Err(taken(&folder, &vm_name)),
             Owner::Nobody => {
+                self.is_undefined(area, &vm_name)?;
                 folder.make(&area_name)?;
                 let inner = folder.enter(&area_name)?.ok_or_else(|| taken(&folder, &area_name))?;
                 let (token, name) = (area.clone(), name.clone());
@@ -348,9 +351,12 @@ impl Target for LocalTarget {
         let (area_name, vm_name) = names(area, blueprint.name)?;
         match owner(&folder, &vm_name)? {
             // The rename may have happened right before a crash: it is made durable before it is believed.
-            Owner::Token(token) if token == *area => return folder.sync(),
+            Owner::Token(token) if token == *area => {
+                folder.sync()?;
+                return self.define(&folder, area, &vm_name);
+            }
             Owner::Token(_) | Owner::Other => return Err(taken(&folder, &vm_name)),
-            Owner::Nobody => {}
+            Owner::Nobody => self.is_undefined(area, &vm_name)?,
         }
         let inner = folder.enter(&area_name)?.ok_or_else(|| gone(&folder, &area_name))?;
         if card(&inner)?.is_none_or(|card| card.token != *area) {
@@ -367,23 +373,35 @@ impl Target for LocalTarget {
             PortError::lasting(error.to_string(), remedy, Mend::Person)
         })?;
         inner.write(DOMAIN, xml.as_bytes())?;
-        if folder.rename(&area_name, &vm_name)? { Ok(()) } else { Err(taken(&folder, &vm_name)) }
+        if !folder.rename(&area_name, &vm_name)? {
+            return Err(taken(&folder, &vm_name));
+        }
+        self.define(&folder, area, &vm_name)
     }
 
-    /// A folder starts nothing; the command that does is in the error.
-    fn start(&self, site: &Site, _: &Token, name: &TargetName) -> Result<Power, PortError> {
+    /// A folder alone starts nothing; the command that does is in the error.
+    fn start(&self, site: &Site, area: &Token, name: &TargetName) -> Result<Power, PortError> {
         let (folder, _) = self.open(site)?;
-        let domain = folder.at(name.as_str()).join(DOMAIN);
-        Err(PortError::lasting(
-            "this target starts nothing",
-            format!("start it by hand: virsh -c qemu:///system create {}", domain.display()),
-            Mend::Person,
-        ))
+        let (_, vm_name) = names(area, name)?;
+        let Some(libvirt) = &self.libvirt else {
+            let command = site.start_command(name).unwrap_or_default();
+            return Err(PortError::lasting(
+                "this target starts nothing, since no `libvirt.uri` is set",
+                format!("set it in ferry.yaml again, or start the VM by hand: {command}"),
+                Mend::Person,
+            ));
+        };
+        if owner(&folder, &vm_name)? != Owner::Token(area.clone()) {
+            return Err(gone(&folder, &vm_name));
+        }
+        self.define(&folder, area, &vm_name)?;
+        Self::start_in(libvirt, area)
     }
 
     fn remove(&self, site: &Site, area: &Token, name: &TargetName) -> Result<(), PortError> {
         let (folder, _) = self.open(site)?;
         let (area_name, vm_name) = names(area, name)?;
+        self.undefine(area)?;
         remove_area(&folder, &area_name, area)?;
         if owner(&folder, &vm_name)? == Owner::Token(area.clone()) {
             if !folder.rename(&vm_name, &area_name)? {

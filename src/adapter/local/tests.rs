@@ -1,9 +1,12 @@
 //! Every effect twice, and after every state that a crash can leave.
 
+mod hosted;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use super::libvirt::tests::Fake;
 use super::*;
 use crate::desired::Network;
 use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, SourceDisk};
@@ -58,6 +61,15 @@ impl Bench {
             area: Token::new("0123abcd"),
             name: TargetName::new("web-01"),
         }
+    }
+
+    /// The same with a libvirt.
+    fn hosted(fake: &Fake) -> Self {
+        let bench = Self::new();
+        let confine = Confine::new([bench.path.parent().unwrap().to_owned()]);
+        let target = LocalTarget::new(confine, vec![fake.folder()])
+            .with_libvirt(Some("test:///fake".to_owned()));
+        Self { target, ..bench }
     }
 
     fn disks(&self) -> Result<Vec<(DiskKey, TargetDisk)>, PortError> {

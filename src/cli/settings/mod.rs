@@ -89,6 +89,8 @@ pub struct Settings {
     pub convert: ConvertTools,
     /// How many guests are converted at once.
     pub convert_parallel: u32,
+    /// The libvirt that starts the VMs of local targets; `None` where they are files only.
+    pub libvirt_uri: Option<String>,
     /// Each value and where it came from, for `ferry doctor`.
     pub origins: Vec<Shown>,
 }
@@ -221,8 +223,7 @@ impl Settings {
         let repository = from.repository(flag("--repo", &flags.repo), file, &state_dir)?;
         let signers = from.signers(&file.repository.verify)?;
         let allow_paths = from.paths("allowPaths", file.allow_paths.clone())?;
-        let limits = &file.limits;
-        let value = text(&limits.vms_in_flight);
+        let (limits, value) = (&file.limits, text(&file.limits.vms_in_flight));
         let vms_in_flight = from.count("limits.vmsInFlight", value, "20", 1000)?;
         let (value, range) = (text(&limits.copy_memory), [Bytes::mib(16), Bytes::mib(1 << 20)]);
         let copy_memory = from.size("limits.copyMemory", value, "256MiB", range)?;
@@ -234,6 +235,7 @@ impl Settings {
         let documents_per_file = from.count("limits.documentsPerFile", value, "1000", 100_000)?;
         let cutover = from.cutover(&file.cutover)?;
         let (convert, convert_parallel) = from.convert(&file.convert, &state_dir)?;
+        let libvirt_uri = from.libvirt(&file.libvirt)?;
         let origins = from.origins;
         Ok(Self {
             file: loaded.path,
@@ -255,6 +257,7 @@ impl Settings {
             cutover,
             convert,
             convert_parallel,
+            libvirt_uri,
             origins,
         })
     }
@@ -445,6 +448,12 @@ impl Sources<'_> {
         let parallel = self.count("convert.parallel", text(parallel), "1", 100)?;
         let log_dir = state_dir.join("conversions").to_string_lossy().into_owned();
         Ok((ConvertTools { program, tmp_dir, virtio_win, log_dir }, parallel))
+    }
+
+    fn libvirt(&mut self, file: &raw::Libvirt) -> Result<Option<String>, SettingsError> {
+        let raw::Libvirt { uri } = file;
+        let value = uri.as_ref().map(|text| text.0.clone());
+        self.maybe("libvirt.uri", None, value, parse::libvirt_uri)
     }
 
     fn count(

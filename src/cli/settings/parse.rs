@@ -34,6 +34,18 @@ pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, Refused> {
     Ok(path)
 }
 
+/// Reads where a libvirt is. It becomes an argument of `virsh`.
+pub(super) fn libvirt_uri(text: &str, _base: &Path) -> Result<String, Refused> {
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if text.is_empty() || text.starts_with('-') || text.contains(odd) {
+        return Err(refused(
+            format!("{text:?} is no URI of a libvirt"),
+            "write it as `qemu:///system`, or leave the setting out: then nothing is started",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a truth value.
 pub(super) fn truth(text: &str, _base: &Path) -> Result<bool, Refused> {
     match text {

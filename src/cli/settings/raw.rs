@@ -19,7 +19,7 @@ pub(super) struct File {
     hooks: Later,
     pub(super) cutover: Cutover,
     precopy: Later,
-    libvirt: Later,
+    pub(super) libvirt: Libvirt,
     pub(super) convert: Convert,
     vddk: Later,
     listen: Later,
@@ -96,6 +96,12 @@ pub(super) struct Convert {
     pub(super) parallel: Option<Text>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Libvirt {
+    pub(super) uri: Option<Text>,
+}
+
 /// A setting that has its place and is not honoured yet.
 type Later = Option<serde_yaml::Value>;
 
@@ -109,7 +115,6 @@ impl File {
             ("limits.disksPerHost", &limits.disks_per_host),
             ("limits.hostInFlight", &limits.host_in_flight),
             ("precopy", &self.precopy),
-            ("libvirt", &self.libvirt),
             ("vddk", &self.vddk),
             ("listen", &self.listen),
         ];

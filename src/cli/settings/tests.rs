@@ -321,6 +321,26 @@ fn mistakes_are_named_with_their_line() {
 }
 
 #[test]
+fn a_libvirt_is_named_by_something_that_is_no_option() {
+    let world = World::new();
+    for (text, expected) in [
+        ("", None),
+        ("libvirt: {}", None),
+        ("libvirt: { uri: 'qemu:///system' }", Some("qemu:///system")),
+    ] {
+        world.write("ferry.yaml", text);
+        let settings = world.resolve(Some("ferry.yaml"), &Flags::default()).unwrap();
+        assert_eq!(settings.libvirt_uri.as_deref(), expected, "{text}");
+    }
+    for (uri, hinted) in [("", "\"\""), ("--help", "\"--help\""), ("a b", "\"a b\"")] {
+        world.write("ferry.yaml", &format!("libvirt: {{ uri: '{uri}' }}"));
+        let error = world.resolve(Some("ferry.yaml"), &Flags::default()).unwrap_err();
+        assert_eq!(error.text, format!("`libvirt.uri`: {hinted} is no URI of a libvirt"));
+        assert!(error.hint.is_some() && error.place.ends_with("ferry.yaml:1"), "{error}");
+    }
+}
+
+#[test]
 fn mistakes_in_texts_are_named_with_their_line_too() {
     check(
         "status:\n  author: Ferry\n",
@@ -363,7 +383,6 @@ fn every_known_setting_that_is_not_honoured_refuses_to_start() {
         "limits: { disksPerHost: 8 }",
         "limits: { hostInFlight: 32MiB }",
         "precopy: { interval: 60m }",
-        "libvirt: { uri: qemu:///system }",
         "vddk: { libDir: /x }",
         "listen: 127.0.0.1:8080",
     ];
