@@ -101,7 +101,7 @@ impl Live {
 
     fn step(&mut self, run: &Run, now: Timestamp) {
         let key = &run.begun.instructions().desired.key;
-        let (phase, words) = (run.phase.name(), words(&run.phase));
+        let (phase, words) = (run.phase.name(), words(run));
         let known = self.seen.get(key).map(|seen| seen.phase);
         if known == Some(phase) || (known.is_none() && run.phase.ended()) {
             return;
@@ -346,12 +346,13 @@ fn shortened(name: &str, columns: usize) -> String {
     format!("…{end}")
 }
 
-fn words(phase: &Phase) -> &'static str {
-    match phase {
+fn words(run: &Run) -> &'static str {
+    match &run.phase {
         Phase::Begun | Phase::Claiming { .. } | Phase::Claimed { .. } | Phase::On { .. } => "begin",
         Phase::ShuttingDown { .. } => "shut down",
         Phase::Off(_) | Phase::Preparing { .. } => "create disks",
         Phase::Copying(_) => "copy",
+        Phase::Copied(_) if run.begun.converts() => "convert",
         Phase::Converting { .. } => "convert",
         Phase::Copied(_) | Phase::Converted(_) | Phase::Creating(_) => "create the VM",
         Phase::Created(_) | Phase::Starting { .. } => "start",

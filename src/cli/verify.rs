@@ -90,7 +90,9 @@ fn compare(images: &LocalImages, run: &Run, copy: &DiskCopy) -> anyhow::Result<S
     if copy.converted {
         let ended = run.trail.iter().find(|(_, phase)| *phase == "Converted");
         let at = ended.map_or_else(String::new, |(at, _)| format!(", {at:.0}"));
-        anyhow::bail!("its hashes ended when its guest was converted{at}: that writes to the disks");
+        anyhow::bail!(
+            "its hashes ended when its guest was converted{at}: that writes to the disks"
+        );
     }
     let disks = &run.begun.instructions().vm.disks;
     let disk = disks.iter().find(|disk| disk.key == copy.disk);

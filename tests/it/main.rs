@@ -6,6 +6,8 @@
 mod canary;
 mod codes;
 mod commands;
+#[cfg(feature = "peers")]
+mod conversion;
 mod copy;
 mod course;
 mod dependencies;

@@ -67,7 +67,7 @@ impl Bench {
     fn hosted(fake: &Fake) -> Self {
         let bench = Self::new();
         let confine = Confine::new([bench.path.parent().unwrap().to_owned()]);
-        let target = LocalTarget::new(confine, vec![fake.folder()])
+        let target = LocalTarget::new(confine, vec![fake.folder()], ConvertTools::default())
             .with_libvirt(Some("test:///fake".to_owned()));
         Self { target, ..bench }
     }
