@@ -11,7 +11,7 @@ use crate::cli::machine::{Machine, config, progress, watched};
 use crate::cli::settings::{Flags, Settings};
 use crate::cli::{Exit, Global, answer, explained, signals, width};
 use crate::collect::collect;
-use crate::controller::accept::Acceptance;
+use crate::controller::accept::{Acceptance, Followed};
 use crate::controller::chain::{Assessment, Chain};
 use crate::controller::read::{Reader, Reading};
 use crate::controller::sites;
@@ -168,9 +168,11 @@ fn counting(
     let repo = &machine.repo;
     let found = reader.follow(repo, progress, None, &settings.instance).map_err(explained)?;
     let held = match found {
-        Acceptance::Follow { reading, facts: _ } => return Ok((reading, None)),
-        Acceptance::Hold { reading: Some(reading), reason } => return Ok((reading, Some(reason))),
-        Acceptance::Hold { reading: None, reason } => Some(reason),
+        Acceptance::Follow(Followed { reading, facts: _ }) => return Ok((reading, None)),
+        Acceptance::Hold { instead: Some(followed), reason } => {
+            return Ok((followed.reading, Some(reason)));
+        }
+        Acceptance::Hold { instead: None, reason } => Some(reason),
         Acceptance::Same => None,
     };
     let head = watched(repo)?;

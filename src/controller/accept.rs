@@ -15,22 +15,26 @@ use crate::port::Ancestry;
 /// work, more looks like a wrong merge.
 pub const VANISHED_MAX: usize = 3;
 
+/// A commit that counts.
+#[derive(Debug)]
+pub struct Followed {
+    /// What it says.
+    pub reading: Reading,
+    /// What is remembered of it. Of a commit that a person accepted beside a controller nothing is remembered yet.
+    pub facts: Vec<RepoFact>,
+}
+
 /// What becomes of the branch's head.
 #[derive(Debug)]
 pub enum Acceptance {
     /// It is what counts already, read already.
     Same,
     /// It counts from now on.
-    Follow {
-        /// What it says.
-        reading: Reading,
-        /// What is remembered of it.
-        facts: Vec<RepoFact>,
-    },
+    Follow(Followed),
     /// It does not count until a person says so.
     Hold {
-        /// What the last accepted commit says, where that could still be read and was not at hand.
-        reading: Option<Reading>,
+        /// The last accepted commit, where that could still be read and was not at hand.
+        instead: Option<Followed>,
         /// Why.
         reason: String,
     },

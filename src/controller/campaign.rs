@@ -466,6 +466,38 @@ fn one_thing_that_goes_wrong_is_borne_wherever_it_comes() {
     }
 }
 
+/// The last good version of a file counts while it is broken, also where only a person could say that the commit which brought
+/// it counts.
+#[test]
+fn what_was_accepted_while_the_branch_could_not_be_asked_is_remembered() {
+    let plan = PlanModel {
+        vms: [0].into(),
+        force: false,
+        delete: false,
+        power: "off",
+        verify: "none",
+        convert: false,
+        window: false,
+    };
+    let events = vec![
+        Nature::Commit(Edit::Plan(0, plan)),
+        Nature::Tick(1),
+        Nature::Repo(false),
+        Nature::Commit(Edit::Migrate(0)),
+        Nature::Adopt,
+        Nature::Rewind,
+        Nature::Repo(true),
+        Nature::Tick(1),
+        Nature::Tick(1),
+        Nature::Commit(Edit::BreakMigration(0)),
+        Nature::Adopt,
+        Nature::Tick(5),
+        Nature::Tick(5),
+    ];
+    let vms = vec![SimVmSpec::archive("vm-0", &[&[1, 2, 3]])];
+    play(Script { vms, faults: FaultPlan::default(), events }).unwrap();
+}
+
 #[test]
 fn every_planted_bug_is_caught_by_its_invariant() {
     for bug in Bug::ALL {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::collect::collect;
-use crate::controller::accept::Acceptance;
+use crate::controller::accept::{Acceptance, Followed};
 use crate::controller::chain::{Assessment, Chain};
 use crate::controller::read::{Reader, Reading};
 use crate::copy::protocol::{FromWorker, News, Stage, WorkerEvent};
@@ -425,36 +425,41 @@ impl<'w> Controller<'w> {
         let found = self.reader.follow(repo, &self.progress, self.reading.as_ref(), instance);
         match found {
             Ok(Acceptance::Same) => {}
-            Ok(Acceptance::Follow { reading, facts }) => {
-                let facts: Vec<Entry> = facts.into_iter().map(Entry::Repo).collect();
-                match self.append(&facts) {
-                    // What cannot be remembered is not followed; what counted before counts on.
-                    Err(ControllerError::Journal { source }) if self.reading.is_some() => {
-                        bars.push(source.fault.text.clone());
-                        pass.unread = Some(source);
-                    }
-                    other => {
-                        other?;
-                        tracing::info!(commit = %reading.commit, "following");
-                        self.reading = Some(reading);
-                    }
+            Ok(Acceptance::Follow(followed)) => match self.remember(followed) {
+                // What cannot be remembered is not followed; what counted before counts on.
+                Err(ControllerError::Journal { source }) if self.reading.is_some() => {
+                    bars.push(source.fault.text.clone());
+                    pass.unread = Some(source);
                 }
-            }
-            Ok(Acceptance::Hold { reading, reason }) => {
-                if reading.is_some() {
-                    self.reading = reading;
+                other => other?,
+            },
+            Ok(Acceptance::Hold { instead, reason }) => {
+                if let Some(followed) = instead {
+                    self.remember(followed)?;
                 }
                 bars.push(reason.clone());
                 pass.held = Some(reason);
             }
             Err(error) => {
-                if self.reading.is_none() {
-                    self.reading = self.reader.accepted(repo, &self.progress);
+                if self.reading.is_none()
+                    && let Some(followed) = self.reader.accepted(repo, &self.progress)
+                {
+                    self.remember(followed)?;
                 }
                 bars.push(error.fault.text.clone());
                 pass.unread = Some(error);
             }
         }
+        Ok(())
+    }
+
+    /// Lets a commit count once what is remembered of it is durable.
+    fn remember(&mut self, followed: Followed) -> Result<(), ControllerError> {
+        let Followed { reading, facts } = followed;
+        let facts: Vec<Entry> = facts.into_iter().map(Entry::Repo).collect();
+        self.append(&facts)?;
+        tracing::info!(commit = %reading.commit, "following");
+        self.reading = Some(reading);
         Ok(())
     }
 

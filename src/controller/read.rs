@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::controller::accept::{Acceptance, objection, unadopted, untrusted};
+use crate::controller::accept::{Acceptance, Followed, objection, unadopted, untrusted};
 use crate::desired::{FileVersions, Memo, Wanted, load_with};
 use crate::domain::id::{CommitId, Instance};
 use crate::domain::text::visible;
@@ -65,53 +65,53 @@ impl Reader {
         let Some(accepted) = progress.accepted() else {
             if progress.is_empty() && !repo.report(instance.as_str())?.is_empty() {
                 return Ok(Acceptance::Hold {
-                    reading: None,
+                    instead: None,
                     reason: unadopted(instance.as_str(), &head),
                 });
             }
             if let Some(why) = distrusted {
-                return Ok(Acceptance::Hold { reading: None, reason: untrusted(&why, &head) });
+                return Ok(Acceptance::Hold { instead: None, reason: untrusted(&why, &head) });
             }
-            return self.accept(repo, &head, progress);
+            return self.count(repo, &head, progress).map(Acceptance::Follow);
         };
         if *accepted == head {
-            return self.accept(repo, &head, progress);
+            return self.count(repo, &head, progress).map(Acceptance::Follow);
         }
         let ancestry = repo.ancestry(accepted, &head)?;
-        let before = match current {
-            Some(current) => current.clone(),
-            None => self.read(repo, accepted, progress)?.0,
+        let instead = match current {
+            Some(_) => None,
+            None => Some(self.count(repo, accepted, progress)?),
         };
         if let Some(why) = distrusted {
-            let (reading, reason) = (current.is_none().then_some(before), untrusted(&why, &head));
-            return Ok(Acceptance::Hold { reading, reason });
+            return Ok(Acceptance::Hold { instead, reason: untrusted(&why, &head) });
         }
-        let (after, facts) = self.read(repo, &head, progress)?;
-        match objection(&before, &after, ancestry, progress) {
-            Some(reason) => {
-                Ok(Acceptance::Hold { reading: current.is_none().then_some(before), reason })
-            }
-            None => Ok(followed(after, facts)),
-        }
+        let after = self.count(repo, &head, progress)?;
+        let before = current.or(instead.as_ref().map(|instead| &instead.reading));
+        let objection =
+            before.and_then(|before| objection(before, &after.reading, ancestry, progress));
+        Ok(match objection {
+            Some(reason) => Acceptance::Hold { instead, reason },
+            None => Acceptance::Follow(after),
+        })
     }
 
     /// Reads what counts while the branch cannot be asked: the last commit that was accepted, if it can be read.
-    pub fn accepted(&mut self, repo: &dyn PlanRepo, progress: &Progress) -> Option<Reading> {
-        let accepted = progress.accepted()?;
-        self.read(repo, accepted, progress).ok().map(|(reading, _)| reading)
+    pub fn accepted(&mut self, repo: &dyn PlanRepo, progress: &Progress) -> Option<Followed> {
+        self.count(repo, progress.accepted()?, progress).ok()
     }
 
-    fn accept(
+    /// Reads a commit that is to count, or counts already.
+    fn count(
         &mut self,
         repo: &dyn PlanRepo,
-        head: &CommitId,
+        commit: &CommitId,
         progress: &Progress,
-    ) -> Result<Acceptance, PortError> {
-        let (reading, mut facts) = self.read(repo, head, progress)?;
-        if progress.accepted() == Some(head) {
+    ) -> Result<Followed, PortError> {
+        let (reading, mut facts) = self.read(repo, commit, progress)?;
+        if progress.accepted() == Some(commit) {
             facts.retain(|fact| !matches!(fact, RepoFact::Accepted { .. }));
         }
-        Ok(Acceptance::Follow { reading, facts })
+        Ok(Followed { reading, facts })
     }
 
     /// Reads a commit as data, whether it counts or not.
@@ -217,8 +217,4 @@ fn reading(commit: &CommitId, files: &[Versions], manifests: usize, memo: &mut M
     let mut wanted = load_with(&versions, memo);
     wanted.findings.extend(review(&wanted));
     Reading { commit: commit.clone(), wanted: Arc::new(wanted), files: manifests }
-}
-
-fn followed(reading: Reading, facts: Vec<RepoFact>) -> Acceptance {
-    Acceptance::Follow { reading, facts }
 }
