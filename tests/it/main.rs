@@ -20,6 +20,8 @@ mod full;
 mod guest;
 mod kill;
 #[cfg(feature = "peers")]
+mod libvirt;
+#[cfg(feature = "peers")]
 mod nbd;
 #[cfg(feature = "peers")]
 mod peers;

@@ -17,7 +17,7 @@ use regex::Regex;
 use crate::sandbox::Sandbox;
 
 /// How long a guest may take to its marker: a tiny one needs 6 s under TCG on a quiet machine, twice that on a busy one.
-const BOOT_LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_mins(2);
 
 /// How long a daemon may take until it answers.
 const DAEMON_LIMIT: Duration = Duration::from_secs(30);
@@ -98,7 +98,7 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    const URI: &str = "qemu:///system";
+    pub(crate) const URI: &str = "qemu:///system";
 
     /// Returns when libvirt answers.
     pub(crate) fn start() -> Self {
@@ -119,6 +119,14 @@ impl Libvirt {
             assert!(Instant::now() < end, "libvirtd does not answer within {DAEMON_LIMIT:?}");
         }
         libvirt
+    }
+
+    /// Takes a domain away, whether it runs, is defined, both or neither.
+    #[expect(clippy::unused_self, reason = "who holds libvirt may change it")]
+    pub(crate) fn forget(&self, domain: &str) {
+        for command in ["destroy", "undefine"] {
+            let _ = peer("virsh", ["-c", Self::URI, command, domain]).output();
+        }
     }
 
     fn answers() -> bool {
@@ -195,8 +203,8 @@ fn with_console(domain: &str, port: u16) -> String {
     bare.replace("</devices>", &console)
 }
 
-/// A domain as plain as it can be, for tests of the peers themselves.
-fn plain_domain(name: &str, disk: &Path) -> String {
+/// A domain as plain as it can be, that Ferry did not make.
+pub(crate) fn plain_domain(name: &str, disk: &Path) -> String {
     format!(
         "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>\
          <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
