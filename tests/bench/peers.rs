@@ -1,4 +1,4 @@
-//! How fast disks are copied, beside qemu-img and cp with their best flags: `cargo bench --bench peers [-- MIB]`.
+//! How fast disks are copied, beside qemu-img, nbdcopy and cp with their best flags: `cargo bench --bench peers [-- MIB]`.
 //!
 //! Each row is a command as people type it, run in turn with the others of its table: once unmeasured, then five times. Every
 //! target is new, and durable when the time is taken. Sources are in the page cache for all. Beside the time stand the
@@ -92,6 +92,57 @@ fn main() {
             assert!(Command::new("qemu-img").args(identical).output().unwrap().status.success());
             fs::remove_file(&target).unwrap();
         });
+    }
+    over_nbd(mib, &fragmented, &at, &ferry);
+}
+
+/// Exports of NBD over a Unix socket: a raw file by nbdkit, at once and with 5 ms before every read.
+fn over_nbd(
+    mib: u64,
+    source: &str,
+    at: &dyn Fn(&str) -> String,
+    ferry: &dyn Fn(&str, &str) -> String,
+) {
+    for delay in ["0ms", "5ms"] {
+        let (socket, pid, target) = (at("nbd.sock"), at("nbdkit.pid"), at("target.raw"));
+        let uri = format!("nbd+unix:///?socket={socket}");
+        let delayed = format!("delay-read={delay}");
+        let mut server = vec!["-U", &socket, "-P", &pid, "--filter=delay", "file", source];
+        server.push(&delayed);
+        // It is in the background, and answers, when this returns.
+        assert!(Command::new("nbdkit").args(server).status().expect("nbdkit").success());
+        let nbdcopy = |flags: &str| {
+            format!(
+                "nbdcopy --flush {flags} --destination-is-zero '{uri}' '{target}' && sync '{target}'"
+            )
+        };
+        // It writes into a file that is there.
+        let made = format!("truncate -s {mib}M '{target}'");
+        let commands = vec![
+            ("ferry copy".to_owned(), ferry(&uri, &target)),
+            ("nbdcopy".to_owned(), format!("{made} && {}", nbdcopy(""))),
+            (
+                "nbdcopy --connections=1 --requests=64".to_owned(),
+                format!("{made} && {}", nbdcopy("--connections=1 --requests=64")),
+            ),
+            (
+                "qemu-img convert -t writeback -W -m 16".to_owned(),
+                format!(
+                    "qemu-img convert -t writeback -W -m 16 -f raw -O raw '{uri}' '{target}' && sync '{target}'"
+                ),
+            ),
+        ];
+        table(&format!("NBD, {delay} a read, to raw"), mib, &commands, &|| {
+            let identical = ["compare", "-f", "raw", "-F", "raw", source, &target];
+            assert!(Command::new("qemu-img").args(identical).output().unwrap().status.success());
+            fs::remove_file(&target).unwrap();
+        });
+        let process = fs::read_to_string(&pid).unwrap();
+        assert!(Command::new("kill").arg(process.trim()).status().unwrap().success());
+        while Path::new("/proc").join(process.trim()).exists() {
+            std::thread::yield_now();
+        }
+        let _ = fs::remove_file(&socket);
     }
 }
 
