@@ -128,11 +128,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         bail!("{from} cannot be its own copy … hint: name another file");
     }
     let _alone = place.alone()?;
-    let mut kept = place.begin(&confine, &disk, format, force)?;
-    let files = Files::new(confine, format);
+    // Before anything is made: whoever sees that the copy began may ask it to end.
     let stop = Arc::new(AtomicBool::new(false));
     let heard = stop.clone();
     signals::watch(move || heard.store(true, Ordering::SeqCst))?;
+    let mut kept = place.begin(&confine, &disk, format, force)?;
+    let files = Files::new(confine, format);
     let mut screen = Screen::new(&disk, &target, stop);
     let mut job = DiskJob {
         disk: disk.clone(),
