@@ -109,6 +109,7 @@ fn from_init_to_the_report() {
               ✓ DiskTransfer  SOME s
               ✓ Cutover  SOME s
               ✓ Verify  done
+              · ImageConversion  not needed
               ✓ VirtualMachineCreation SOME s
               disk vmdisk1: copied, 4.0 MiB of 16.0 MiB written, compared
               copy: estimated ≈ 1 s (default 110.0 MiB/s), took SOME s with comparing

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ferry::journal::record::{Entry, Fact};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::kill::{children, somebody_works_in, until};
+use crate::kill::{somebody_works_in, until, workers};
 use crate::sandbox::{Ran, Running};
 use crate::shop::Shop;
 
@@ -27,8 +27,8 @@ impl Halfway {
     pub(crate) fn of(shop: &Shop, arguments: &[&str]) -> Self {
         let log = shop.sandbox.path("run.log");
         let run = shop.sandbox.start_logged(shop.with_settings(arguments), &log);
-        until(PATIENCE, "a worker comes", || !children(run.id()).is_empty());
-        let worker = Pid::from_raw(children(run.id())[0]).unwrap();
+        until(PATIENCE, "a worker comes", || !workers(run.id()).is_empty());
+        let worker = Pid::from_raw(workers(run.id())[0]).unwrap();
         until(PATIENCE, "a checkpoint comes", || {
             // In steps of a hundredth of a second, of which a copy takes several: it does not end unseen.
             let here = kill_process(worker, Signal::STOP).is_ok() && happened(shop, "Checkpointed");

@@ -8,6 +8,8 @@ use std::path::Path;
 use redb::{Builder, ConcurrencyMode, TableDefinition};
 
 use crate::course::{Halfway, PATIENCE, both_stand, commit, count, happened, names, replace};
+use ferry::journal::record::RECORD_VERSION;
+
 use crate::kill::until;
 use crate::sandbox::{BRANCH, Ran};
 use crate::shop::{PAIR_DISK, Shop, archive_of, system};
@@ -192,21 +194,23 @@ fn a_target_that_goes_away_during_the_copy_is_said_and_nothing_is_made_elsewhere
 fn a_journal_of_a_newer_version_is_refused_by_everything() {
     let shop = Shop::pair();
     shop.ferry(&["run", "--once"]).expect(0);
+    let newer = (RECORD_VERSION + 1).to_string();
     let table: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
     let path = shop.sandbox.path("state/journal.redb");
     let mut builder = Builder::new();
     builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
     let database = builder.create(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(table).unwrap().insert("newest-record", "2").unwrap();
+    transaction.open_table(table).unwrap().insert("newest-record", newer.as_str()).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let reported = shop.plans.tip("ferry/status");
     for command in [&["run", "--once"][..], &["run"], &["status"], &["diff"], &["verify", "shop"]] {
         let ran = shop.ferry(command).expect(1);
-        let words =
-            "was written by a newer ferry: it holds version 2, and this ferry reads up to 1";
-        assert!(ran.stderr.contains(words), "{command:?}: {}", ran.stderr);
+        let words = format!(
+            "was written by a newer ferry: it holds version {newer}, and this ferry reads up to {RECORD_VERSION}"
+        );
+        assert!(ran.stderr.contains(&words), "{command:?}: {}", ran.stderr);
         assert!(ran.stderr.contains("start the newer ferry again"), "{command:?}: {}", ran.stderr);
     }
     assert_eq!(shop.plans.tip("ferry/status"), reported);

@@ -45,6 +45,14 @@ pub(crate) fn children(parent: u32) -> Vec<i32> {
     list.collect()
 }
 
+/// Lists the workers that a process of this program started and that live.
+pub(crate) fn workers(parent: u32) -> Vec<i32> {
+    let works = |process: &i32| {
+        fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.ends_with(b"\0worker\0"))
+    };
+    children(parent).into_iter().filter(works).collect()
+}
+
 /// Tells whether a process of this program still has a file below a folder open.
 pub(crate) fn somebody_works_in(folder: &Path) -> bool {
     let folder = folder.to_str().unwrap();
@@ -97,7 +105,7 @@ fn children_gone(pid: u32) -> bool {
 }
 
 fn strike(run: Running, victim: Victim) {
-    let workers = children(run.id());
+    let workers = workers(run.id());
     let slay = || {
         for pid in &workers {
             // It may have ended by itself.
