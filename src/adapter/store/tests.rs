@@ -188,10 +188,10 @@ fn a_newer_record_and_a_newer_format_refuse_to_start() {
         let transaction = database.begin_write().unwrap();
         if table == "meta" {
             let meta = redb::TableDefinition::<&str, &str>::new("meta");
-            transaction.open_table(meta).unwrap().insert(key, "2").unwrap();
+            transaction.open_table(meta).unwrap().insert(key, "9").unwrap();
         } else {
             let records = redb::TableDefinition::<u64, &[u8]>::new("records");
-            let record: &[u8] = br#"{"version":2,"what":"nobody knows"}"#;
+            let record: &[u8] = br#"{"version":9,"what":"nobody knows"}"#;
             transaction.open_table(records).unwrap().insert(9, record).unwrap();
         }
         transaction.commit().unwrap();
