@@ -7,12 +7,11 @@
 use jiff::SignedDuration;
 
 use crate::decide::{Input, Wait};
-use crate::desired::{Cutover, PlanWanted, Request};
-use crate::domain::id::VmKey;
+use crate::desired::{Cutover, Desired, PlanWanted, Request};
 use crate::domain::unit::lasting;
 use crate::domain::vm::{Claim, Vm};
 use crate::domain::window::Gate;
-use crate::journal::pace::Pace;
+use crate::journal::pace::down_for;
 use crate::journal::phase::Phase;
 use crate::journal::progress::Run;
 use crate::journal::record::{
@@ -64,15 +63,16 @@ pub(super) fn begin(
     input: &Input<'_>,
     plan: &PlanWanted,
     request: &Request,
-    (key, vm): (&VmKey, &Vm),
+    (desired, vm): (&Desired, &Vm),
     last: Option<&Run>,
     notes: &mut Vec<Entry>,
 ) -> Result<(), Wait> {
+    let key = &desired.key;
     let Some(cutover) = request.cutover_of(&key.vm) else {
         if input.progress.was_timed(&request.name, &key.vm) {
             return Err(Wait::Postponed);
         }
-        return windows(input, plan, vm);
+        return windows(input, plan, (desired, vm));
     };
     let time = match cutover {
         Cutover::Never => return Err(Wait::Postponed),
@@ -80,7 +80,7 @@ pub(super) fn begin(
         Cutover::Now => match input.progress.now_seen(&request.name, &request.digest) {
             Some(seen) => seen,
             // It is noted with this very decision.
-            None => return windows(input, plan, vm),
+            None => return windows(input, plan, (desired, vm)),
         },
     };
     let mut note = |verdict: CutoverVerdict| {
@@ -102,7 +102,7 @@ pub(super) fn begin(
         }
         Some(CutoverVerdict::Missed { .. }) => Ok(()),
         Some(CutoverVerdict::Due) => {
-            let open = windows(input, plan, vm);
+            let open = windows(input, plan, (desired, vm));
             if let (Err(_), Gate::Closed { by, .. }) = (&open, plan.calendar.at(input.now))
                 && plan.calendar.closed().is_none()
             {
@@ -120,7 +120,7 @@ pub(super) fn begin(
             Err(Wait::CutoverMissed { at: time, why })
         }
         None => {
-            windows(input, plan, vm)?;
+            windows(input, plan, (desired, vm))?;
             note(CutoverVerdict::Due);
             Ok(())
         }
@@ -154,8 +154,8 @@ pub(super) fn power_off(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
         }
         Some(Cutover::At(_) | Cutover::Now) | None => {}
     }
-    let vm = &run.begun.instructions().vm;
-    windows(input, plan, vm)
+    let Instructions { desired, vm, .. } = run.begun.instructions();
+    windows(input, plan, (desired, vm))
 }
 
 /// Tells why a VM that was taken down is to be rolled back: its window closed, and the rest takes longer than is kept for
@@ -172,13 +172,11 @@ pub(super) fn window_closed(input: &Input<'_>, run: &Run) -> Option<Abandon> {
         Some(_) | None => disk.written,
     });
     let rest = vm.to_copy().saturating_sub(read.sum());
-    let rest = Pace::ASSUMED.time(rest);
+    let converted = run.phase.disks().iter().any(|disk| disk.converted);
+    let rest = down_for(rest, desired, converted);
     (rest > input.limits.cutover.rollback_reserve).then(|| {
         Abandon::Failed(Fault {
-            text: format!(
-                "the window `{by}` closed, and the rest of the copy takes {}",
-                lasting(rest)
-            ),
+            text: format!("the window `{by}` closed, and the rest takes {}", lasting(rest)),
             remedy: "make the window longer, or move the VM with a smaller plan".to_owned(),
             disposition: Disposition::Stall(Mend::Person),
         })
@@ -186,7 +184,11 @@ pub(super) fn window_closed(input: &Input<'_>, run: &Run) -> Option<Abandon> {
 }
 
 /// Asks all windows of a plan whether a VM may be taken down now.
-fn windows(input: &Input<'_>, plan: &PlanWanted, vm: &Vm) -> Result<(), Wait> {
+fn windows(
+    input: &Input<'_>,
+    plan: &PlanWanted,
+    (desired, vm): (&Desired, &Vm),
+) -> Result<(), Wait> {
     if planted(Bug::IgnoresWindows) {
         return Ok(());
     }
@@ -199,7 +201,7 @@ fn windows(input: &Input<'_>, plan: &PlanWanted, vm: &Vm) -> Result<(), Wait> {
         let needed = require_window && vm.claim != Claim::Impossible;
         return if needed { shut(NO_WINDOW.to_owned()) } else { Ok(()) };
     }
-    let takes = Pace::ASSUMED.time(vm.to_copy()).saturating_add(rollback_reserve);
+    let takes = down_for(vm.to_copy(), desired, false).saturating_add(rollback_reserve);
     let opens = plan.calendar.fits(input.now, takes);
     if opens == Some(input.now) {
         return Ok(());

@@ -237,7 +237,8 @@ impl Common<'_> {
         if let Some(wait) = self.before_begin(entry, request, cleared, begun) {
             return Standing::Waiting(wait);
         }
-        let (of, notes) = ((&entry.key, &**cleared.vm()), &mut decision.notes);
+        let of = (&**cleared.desired(), &**cleared.vm());
+        let notes = &mut decision.notes;
         if let Err(wait) = cutover::begin(self.input, plan, request, of, last, notes) {
             return Standing::Waiting(wait);
         }

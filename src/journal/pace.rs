@@ -5,6 +5,7 @@
 
 use jiff::SignedDuration;
 
+use crate::desired::Desired;
 use crate::domain::unit::{Bytes, COPY_RATE};
 
 /// How many of the last copies count.
@@ -13,6 +14,18 @@ const COPIES_MAX: usize = 6;
 const COPY_MIN: SignedDuration = SignedDuration::from_secs(10);
 /// A smaller one, too.
 const BYTES_MIN: Bytes = Bytes::mib(256);
+
+/// How long a conversion is assumed to take: some minutes with KVM. Under emulation it is twice that for a large guest, which
+/// the reserve for undoing has to hold.
+const CONVERSION: SignedDuration = SignedDuration::from_mins(10);
+
+/// Returns how long a VM is assumed to be down while so much is copied and, where that is wanted and not done yet, its guest
+/// is converted: what windows are asked for.
+pub fn down_for(copied: Bytes, desired: &Desired, converted: bool) -> SignedDuration {
+    let converts = !desired.skip_guest_conversion && !converted;
+    let conversion = if converts { CONVERSION } else { SignedDuration::ZERO };
+    Pace::ASSUMED.time(copied).saturating_add(conversion)
+}
 
 /// The rates of the last copies from one source, in bytes a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -397,7 +397,8 @@ fn row(input: &Input<'_>, stand: &Stand, verdict: Option<&Verdict>, moving: Opti
     let bytes = vm.map(Sizes::of);
     let schedule = bytes
         .filter(|_| matches!(change, Change::Start | Change::Scheduled | Change::Blocked))
-        .and_then(|sizes| Schedule::of(input, stand, sizes.to_copy));
+        .zip(desired)
+        .and_then(|(sizes, desired)| Schedule::of(input, stand, desired, sizes.to_copy));
     // A time that no window holds will be missed: that is told while it can still be changed.
     let too_short = change == Change::Scheduled && schedule.as_ref().is_some_and(|s| !s.fits);
     let change = if too_short { Change::Blocked } else { change };

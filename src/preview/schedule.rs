@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::decide::Stand;
-use crate::desired::{Cutover, PlanWanted};
+use crate::desired::{Cutover, Desired, PlanWanted};
 use crate::domain::unit::{Bytes, lasting};
-use crate::journal::pace::Pace;
+use crate::journal::pace::down_for;
 use crate::preview::Input;
 
 /// How far ahead an opening is looked for around a time that was set: the nearest ones only.
@@ -44,7 +44,12 @@ pub struct Opening {
 
 impl Schedule {
     /// Works out when an entry is taken down; `None` where nothing bounds it.
-    pub(super) fn of(input: &Input<'_>, stand: &Stand, bytes: Bytes) -> Option<Self> {
+    pub(super) fn of(
+        input: &Input<'_>,
+        stand: &Stand,
+        desired: &Desired,
+        bytes: Bytes,
+    ) -> Option<Self> {
         let plan = input.wanted.plans.get(&stand.key.plan)?;
         let migration = stand.migration.as_ref()?;
         let request = input.wanted.requests.iter().find(|request| request.name == *migration)?;
@@ -61,7 +66,7 @@ impl Schedule {
             return None;
         }
         let from = at.unwrap_or(input.now).max(input.now);
-        let takes = Pace::ASSUMED.time(bytes).saturating_add(input.cutover.rollback_reserve);
+        let takes = down_for(bytes, desired, false).saturating_add(input.cutover.rollback_reserve);
         let window = opening(plan, from, takes);
         let slack = |window: &Opening| window.slack_seconds.is_none_or(|slack| slack >= 0);
         let inside = |window: &Opening| at.is_none() || window.start <= from;

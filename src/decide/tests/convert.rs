@@ -3,6 +3,7 @@
 use expect_test::expect;
 
 use super::*;
+use crate::domain::window::{Rule, Window};
 
 /// VMs whose disks are copied and whose guests are to be converted.
 fn copied(names: &[&str]) -> Bench {
@@ -104,4 +105,15 @@ fn a_disk_that_was_converted_is_never_taken_for_a_copy() {
         let settled = bench.settle();
         assert!(settled.starts_with(&format!("web01 {adopted}")), "{converted}: {settled}");
     }
+}
+
+#[test]
+fn a_window_holds_the_conversion_as_well() {
+    let rule = Rule::new("0 12 * * *", SignedDuration::from_mins(20), "Etc/UTC", None).unwrap();
+    let window = Window { name: "noon".to_owned(), allow: vec![rule], deny: Vec::new() };
+    let mut bench = Bench::ova(&["web01"]);
+    bench.calendar = Arc::new(Calendar::new(vec![window], None));
+    assert!(bench.settle().starts_with("web01 Began"));
+    let mut converted = Bench { convert: true, calendar: bench.calendar, ..Bench::ova(&["web01"]) };
+    check(converted.settle(), expect![[r#"web01 waits Window { by: "25 m 1 s do not fit before the window closes", opens: None }"#]]);
 }
