@@ -1,5 +1,7 @@
 //! Where disks are: what stands in a [`SourceDisk`] and a [`TargetDisk`]. Only adapters look inside.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{TargetName, Token};
@@ -120,7 +122,8 @@ impl LocalDisk {
 
     /// Returns the format of its file, as QEMU's tools call it.
     pub fn format(&self) -> &'static str {
-        if self.file.ends_with(".qcow2") { "qcow2" } else { "raw" }
+        let extension = Path::new(&self.file).extension();
+        if extension.is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" }
     }
 
     /// Writes it down.

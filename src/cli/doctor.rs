@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 
+use crate::adapter::convert::probe;
 use crate::adapter::git::GitRepo;
 use crate::adapter::local::{Accelerator, Libvirt};
 use crate::adapter::store::hold::HoldFile;
@@ -21,7 +22,7 @@ use crate::controller::read::Reader;
 use crate::controller::sites;
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
-use crate::observed::Gap;
+use crate::observed::{ConverterState, Gap};
 use crate::port::{PlanRepo, PortError};
 
 /// With less room than this a journal of a few hundred VMs does not fit.
@@ -131,6 +132,7 @@ fn checks(settings: &Settings) -> Vec<Check> {
             Accelerator::Tcg => "KVM does not work here: domains are written for QEMU's emulation",
         },
     ));
+    checks.extend(converter(settings));
     if repo.is_some() {
         match providers(settings) {
             Ok(found) => checks.extend(found),
@@ -361,6 +363,25 @@ fn program(name: &'static str) -> Check {
             name,
             "is not installed; Ferry does not need it, its results can be tried with it",
         ),
+    }
+}
+
+/// Tells whether guests can be converted here. Those that have their drivers need it not, so a miss is no failure.
+fn converter(settings: &Settings) -> Vec<Check> {
+    let ConverterState { missing, missing_for_windows } =
+        probe(&settings.convert, &program_folders());
+    let miss = |gap: Gap| Check { fix: Some(gap.remedy), ..Check::note("converter", gap.reason) };
+    match (missing, missing_for_windows) {
+        (Some(gap), _) => vec![miss(gap)],
+        (None, for_windows) => {
+            let text = format!("{} converts Linux", settings.convert.program);
+            let text = if for_windows.is_none() { text + " and Windows" } else { text };
+            let windows = for_windows.map(|gap| {
+                let reason = format!("Windows cannot be converted here: {}", gap.reason);
+                miss(Gap { reason, ..gap })
+            });
+            [Check::ok("converter", text)].into_iter().chain(windows).collect()
+        }
     }
 }
 

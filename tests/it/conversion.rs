@@ -137,14 +137,13 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
     tool("tiny-guest.sh", ["build", &path("source.raw"), "--debian", "--name", "web01"]);
-    // It ends with the file system's own trees, as the orders of a shop do.
-    let orders: String = (0..20_000).map(|number| format!("order {number}\n")).collect();
+    let orders = (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
     sandbox.write("orders", &orders);
     let source = format!("{}?offset=1048576", path("source.raw"));
     for command in ["mkdir /srv/data", &format!("write {} /srv/data/orders", path("orders"))] {
         run("debugfs", ["-w", "-R", command, &source]);
     }
-    fs::write(path("data.raw"), [7; 100_000]).unwrap();
+    fs::write(path("data.raw"), vec![7; 100_000]).unwrap();
     fs::File::options().write(true).open(path("data.raw")).unwrap().set_len(64 << 20).unwrap();
     let moved = Move::of(sandbox, &["source.raw", "data.raw"], "");
 
@@ -166,7 +165,7 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     let folder = moved.sandbox.path("vms/web01");
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
     names.sort_by_key(std::fs::DirEntry::file_name);
-    let names: Vec<_> = names.iter().map(|entry| entry.file_name()).collect();
+    let names: Vec<_> = names.iter().map(std::fs::DirEntry::file_name).collect();
     assert_eq!(names, ["disk-0.raw", "disk-1.raw", "domain.xml", "ferry.json"]);
     assert_eq!(content(&folder.join("disk-0.raw"), "/srv/data/orders"), orders);
     run("cmp", [moved.sandbox.path("data.raw"), folder.join("disk-1.raw")]);

@@ -79,7 +79,7 @@ fn room(found: rustix::io::Result<rustix::fs::StatVfs>) -> Bytes {
     found.map_or(Bytes(u64::MAX), |found| Bytes(found.f_bavail.saturating_mul(found.f_frsize)))
 }
 
-/// Says what qemu-img could not do.
+/// Says what qemu-img could not do. A disk that an overlay is committed to in part is made whole by the next try.
 pub(super) fn failed_tool(what: &str, path: &Path, said: &[String], ending: Ending) -> PortError {
     let words = if said.is_empty() { format!("{ending:?}") } else { said.join(" ") };
     let text = format!("cannot {what} {}: {words}", path.display());
@@ -88,11 +88,6 @@ pub(super) fn failed_tool(what: &str, path: &Path, said: &[String], ending: Endi
         return PortError::lasting(text, remedy, Mend::Space(ROOM_WANTED));
     }
     PortError::passing(text, "look at the machine's log and its disks")
-}
-
-/// Says why an overlay could not be committed. The disk holds a part of it: only another commit makes it whole.
-pub(super) fn failed_commit(path: &Path, said: &[String], ending: Ending) -> PortError {
-    failed_tool("commit", path, said, ending)
 }
 
 /// Says why a program could not be started or waited for.

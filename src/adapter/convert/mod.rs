@@ -38,7 +38,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, OFlags};
 
 use self::domain::domain_xml;
-use self::failure::{Attempt, failed_commit, failed_tool, not_started};
+use self::failure::{Attempt, failed_tool, not_started};
 use self::log::Log;
 pub use self::probe::{Probe, probe};
 use self::process::{Ending, Order, Patience, find, run, search_path};
@@ -153,9 +153,11 @@ impl VirtV2v {
                 ["create", "-q", "-f", "qcow2", "-F", disk.format(), "-b"].map(Into::into).into();
             // A name without a folder is looked for beside the overlay.
             arguments.extend([disk.file.clone().into(), path.clone().into()]);
-            let mut said = Vec::new();
+            let mut said: Vec<String> = Vec::new();
             let ending = self.tool(&program, arguments, &mut said)?;
-            said.iter().for_each(|line: &String| log.line(line));
+            for line in &said {
+                log.line(line);
+            }
             if ending != Ending::Code(0) {
                 return Err(failed_tool("make", &path, &said, ending));
             }
@@ -231,6 +233,10 @@ impl VirtV2v {
         })?;
         let domain = scratch.path.join("domain.xml");
         fs::write(&domain, xml).map_err(|error| scratch_failed(&domain, &error))?;
+        let mut words = Words::new("Starting the converter");
+        if !doing(&words.step) {
+            return Ok(Conversion::Stopped);
+        }
         let accelerator = Accelerator::probe(&self.folders);
         let arguments = ["--machine-readable", "-i", "libvirtxml"].map(OsString::from);
         let order = Order {
@@ -239,7 +245,6 @@ impl VirtV2v {
             environment: self.environment(&scratch.path, accelerator),
             lock: &self.lock,
         };
-        let mut words = Words::new("Starting the converter");
         log.line(&format!("{} converts {}", program.display(), self.job.name));
         let ending = run(&order, self.patience, &mut |line| {
             if let Some(line) = line
@@ -315,7 +320,7 @@ impl Converter for VirtV2v {
         let mut said = Vec::new();
         match self.tool(&program, arguments, &mut said)? {
             Ending::Code(0) => {}
-            ending => return Err(failed_commit(&path, &said, ending)),
+            ending => return Err(failed_tool("commit", &path, &said, ending)),
         }
         let file = self.area.file(&disk.file, OFlags::empty())?;
         let file = file.ok_or_else(|| gone(&self.area.at(&disk.file)))?;
@@ -377,7 +382,8 @@ fn gone(path: &Path) -> PortError {
     )
 }
 
-#[cfg(all(test, feature = "peers"))]
+#[cfg(test)]
+#[cfg(feature = "peers")]
 mod peers;
 #[cfg(test)]
 mod tests;

@@ -40,8 +40,11 @@ pub struct Probe {
     tools: ConvertTools,
     folders: Vec<PathBuf>,
     places: Places,
-    listed: Mutex<Option<(Stamp, Result<Vec<String>, String>)>>,
+    listed: Mutex<Option<(Stamp, Listed)>>,
 }
+
+/// What the converter lists, or why it does not.
+type Listed = Result<Vec<String>, String>;
 
 /// Where libguestfs and virt-v2v look.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Probe {
     }
 
     /// Asks the converter what it can do.
-    fn list(&self, program: &Path) -> Result<Vec<String>, String> {
+    fn list(&self, program: &Path) -> Listed {
         let stamp = stamp(program).map_err(|error| error.to_string())?;
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, known)) = listed.as_ref()

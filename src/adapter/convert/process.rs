@@ -227,11 +227,8 @@ fn listen(mut output: PipeReader, say: &SyncSender<String>) {
         };
         for byte in &buffer[..count] {
             match byte {
-                b'\n' | b'\r' => {
-                    if !tell(&mut line) {
-                        return;
-                    }
-                }
+                b'\n' | b'\r' if tell(&mut line) => {}
+                b'\n' | b'\r' => return,
                 _ if line.len() < LINE_BYTES_MAX => line.push(*byte),
                 _ => {}
             }

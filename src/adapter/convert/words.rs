@@ -198,8 +198,8 @@ If reporting bugs, run virt-v2v-in-place with debugging enabled and include the 
         let heard = words(&long.repeat(3));
         assert_eq!(heard.warnings.len(), 1);
         assert_eq!(heard.warnings[0].chars().count(), TEXT_MAX + 1);
-        let many: String = (0..99).map(|number| format!("virt-v2v: warning: {number}\n")).collect();
-        assert_eq!(words(&many).warnings.len(), WARNINGS_MAX);
+        let many: Vec<_> = (0..99).map(|number| format!("virt-v2v: warning: {number}")).collect();
+        assert_eq!(words(&many.join("\n")).warnings.len(), WARNINGS_MAX);
         for line in ["{}", "{ \"type\": 1 }", "[x] y", "[1] ", ": ", "a: b: c"] {
             assert_eq!(words(line).step, "", "{line}");
         }

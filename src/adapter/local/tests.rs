@@ -310,6 +310,53 @@ fn a_disk_in_use_is_not_deleted() {
 }
 
 #[test]
+fn what_a_conversion_left_goes_before_the_vm_is_made_and_with_the_area() {
+    let bench = Bench::new();
+    let disks = bench.disks().unwrap();
+    let overlay = LocalDisk::parse(&disks[1].1).unwrap().overlay();
+    assert_eq!(overlay, "disk-1.overlay.qcow2");
+    let left = |name: &str| bench.at(".ferry-0123abcd").join(name);
+    let convert = || {
+        fs::write(left(&overlay), b"overlay").unwrap();
+        fs::write(left("convert.lock"), b"").unwrap();
+        fs::write(left("disk-0.raw.map"), b"hashes").unwrap();
+    };
+    convert();
+    bench.remove().unwrap();
+    assert_eq!(bench.listing(), [""; 0]);
+
+    bench.disks().unwrap();
+    convert();
+    // A converter that still runs is waited for, in both ways.
+    for held in [overlay.as_str(), "convert.lock"] {
+        let file = fs::File::options().write(true).open(left(held)).unwrap();
+        crate::adapter::lock::lock(&file, &left(held), std::time::Duration::ZERO).unwrap();
+        for error in [bench.make_vm().unwrap_err(), bench.remove().unwrap_err()] {
+            assert!(
+                error.fault.text.contains(held) && error.fault.text.contains("in use"),
+                "{error}"
+            );
+            assert_eq!(error.fault.disposition, Disposition::Retry);
+        }
+        assert!(left(&overlay).exists() && left("convert.lock").exists());
+    }
+    fs::write(left("mine.overlay.qcow2"), b"mine").unwrap();
+    bench.make_vm().unwrap();
+    let mut made = MADE.to_vec();
+    made.extend(["web-01/disk-0.raw.map", "web-01/mine.overlay.qcow2"]);
+    made.sort_unstable();
+    assert_eq!(bench.listing(), made);
+}
+
+#[test]
+fn what_keeps_guests_from_being_converted_is_observed() {
+    let bench = Bench::new();
+    let converter = bench.target.observe(&bench.site).unwrap().converter;
+    assert!(converter.missing.unwrap().reason.contains("is not installed"));
+    assert!(converter.missing_for_windows.is_some());
+}
+
+#[test]
 fn names_that_are_paths_and_folders_elsewhere_are_refused() {
     let bench = Bench::new();
     for name in ["", "..", "a/b", ".ferry-x", "a\nb", &"x".repeat(64)] {

@@ -438,7 +438,11 @@ impl Sources<'_> {
         };
         // A name without a folder is searched where programs are.
         let program = |text: &str, base: &Path| {
-            if text.contains('/') { shown(text, base) } else { Ok(text.to_owned()) }
+            if text.contains('/') || text.is_empty() {
+                shown(text, base)
+            } else {
+                Ok(text.to_owned())
+            }
         };
         let value = text(path);
         let program = self.take("convert.path", None, value, "virt-v2v-in-place", program)?;

@@ -396,3 +396,53 @@ fn every_known_setting_that_is_not_honoured_refuses_to_start() {
         assert!(error.place.ends_with("ferry.yaml:1"), "{error}");
     }
 }
+
+#[test]
+fn the_converter_is_set() {
+    let world = World::new();
+    let read = |text: &str| {
+        world.write("conf/ferry.yaml", text);
+        let settings = world.resolve(Some("conf/ferry.yaml"), &Flags::default());
+        settings.map(|settings| (settings.convert, settings.convert_parallel))
+    };
+    let path = |name: &str| world.path(name).to_str().unwrap().to_owned();
+    let (tools, parallel) = read("instance: a\n").unwrap();
+    let log_dir = path("home/.local/state/ferry/conversions");
+    let expected = ConvertTools {
+        program: "virt-v2v-in-place".to_owned(),
+        tmp_dir: "/var/tmp".to_owned(),
+        virtio_win: "/usr/share/virtio-win".to_owned(),
+        log_dir,
+    };
+    assert_eq!((tools, parallel), (expected, 1));
+    let text = "stateDir: state\nconvert: { path: ./v2v, tmpDir: tmp, virtioWin: ../win.iso, parallel: 4 }\n";
+    let expected = ConvertTools {
+        program: path("conf/v2v"),
+        tmp_dir: path("conf/tmp"),
+        virtio_win: path("win.iso"),
+        log_dir: path("conf/state/conversions"),
+    };
+    assert_eq!(read(text).unwrap(), (expected, 4));
+    let named = read("convert: { path: v2v }\n").unwrap().0.program;
+    assert_eq!(named, "v2v");
+
+    let bad = [
+        "convert: { path: '' }",
+        "convert: { tmpDir: '' }",
+        "convert: { virtioWin: '' }",
+        "convert: { parallel: 0 }",
+        "convert: { parallel: 101 }",
+        "convert: { parallel: many }",
+        "convert: { program: x }",
+    ];
+    let told: String = bad.iter().map(|text| read(text).unwrap_err().to_string() + "\n").collect();
+    expect![[r#"
+        ROOT/conf/ferry.yaml:1: `convert.path`: expected a path … hint: write `.` for the folder itself
+        ROOT/conf/ferry.yaml:1: `convert.tmpDir`: expected a path … hint: write `.` for the folder itself
+        ROOT/conf/ferry.yaml:1: `convert.virtioWin`: expected a path … hint: write `.` for the folder itself
+        ROOT/conf/ferry.yaml:1: `convert.parallel`: expected a number from 1 to 100, got `0`
+        ROOT/conf/ferry.yaml:1: `convert.parallel`: expected a number from 1 to 100, got `101`
+        ROOT/conf/ferry.yaml:1: `convert.parallel`: expected a number from 1 to 100, got `many`
+        ROOT/conf/ferry.yaml:1:12: convert: unknown field `program`, expected one of `path`, `tmpDir`, `virtioWin`, `parallel`
+    "#]].assert_eq(&told.replace(world.folder.path().to_str().unwrap(), "ROOT"));
+}

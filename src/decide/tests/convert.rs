@@ -115,5 +115,10 @@ fn a_window_holds_the_conversion_as_well() {
     bench.calendar = Arc::new(Calendar::new(vec![window], None));
     assert!(bench.settle().starts_with("web01 Began"));
     let mut converted = Bench { convert: true, calendar: bench.calendar, ..Bench::ova(&["web01"]) };
-    check(converted.settle(), expect![[r#"web01 waits Window { by: "25 m 1 s do not fit before the window closes", opens: None }"#]]);
+    check(
+        converted.settle(),
+        expect![[
+            r#"web01 waits Window { by: "25 m 1 s do not fit before the window closes", opens: None }"#
+        ]],
+    );
 }
