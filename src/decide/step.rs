@@ -205,8 +205,11 @@ fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
             || seen.vms.values().any(|vm| vm.made_by.as_ref() == Some(&kept.area));
         // What a conversion was written into is no copy.
         let pristine = kept.disks.iter().all(|disk| !disk.converted);
+        // An area that was given up while it was made has no disks that anybody knows of.
+        let whole = kept.disks.len() == instructions.vm.disks.len();
         let serves = off.was == Power::Off
             && stands
+            && whole
             && compared
             && pristine
             && kept.of == instructions.vm.disks

@@ -364,9 +364,10 @@ impl Run {
                 self.inherited = None;
                 Some(true)
             }
-            // What is being removed is not gone on with, and no second area is made beside it.
-            (Fact::AreaAdopted { area, .. }, Some(left)) => {
-                (left.kept.area == *area && !left.removing).then_some(false)
+            // What is being removed is not gone on with, nor what has no disks, and no second area is made beside it.
+            (Fact::AreaAdopted { area, disks }, Some(left)) => {
+                let whole = disks.len() == self.begun.instructions.vm.disks.len();
+                (left.kept.area == *area && !left.removing && whole).then_some(false)
             }
             (Fact::AreaAdopted { .. }, None) | (Fact::AreaIntended { .. }, Some(_)) => None,
             _ => Some(false),

@@ -107,3 +107,19 @@ fn a_passing_fault_is_tried_again_a_bounded_number_of_times() {
         web01 waits Stalled(Fault { text: "it broke", remedy: "mend it", .. })"#]],
     );
 }
+
+/// What was given up before its disks were known is no copy, although the area stands there.
+#[test]
+fn an_area_that_was_given_up_while_it_was_made_is_never_gone_on_with() {
+    let mut bench = Bench::ova(&["web01"]);
+    bench.settle();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    bench.settle();
+    let area = bench.progress.moving().next().unwrap().area().unwrap().clone();
+    bench.target.areas.insert(area);
+    bench.fact(Fact::UndoBegan { why: Abandon::Canceled }).fact(Fact::Undone);
+    bench.request("m2");
+    bench.settle();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    assert!(bench.settle().starts_with("web01 RemovalIntended"));
+}
