@@ -91,17 +91,7 @@ impl Place<'_> {
     }
 
     fn area(&self) -> Result<&Area, PortError> {
-        match &self.run.phase {
-            Phase::Copying(area)
-            | Phase::Copied(area)
-            | Phase::Converting { area, .. }
-            | Phase::Converted(area)
-            | Phase::Creating(area)
-            | Phase::Created(area)
-            | Phase::Starting { area, .. }
-            | Phase::Settling { area, .. } => Ok(area),
-            _ => Err(out_of_phase(self.run)),
-        }
+        self.run.phase.made().ok_or_else(|| out_of_phase(self.run))
     }
 
     fn claim(&self, token: &Token, ours: &[Token]) -> Result<Vec<Fact>, PortError> {

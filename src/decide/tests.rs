@@ -279,6 +279,17 @@ impl Bench {
         self
     }
 
+    /// Gives up the only attempt, whose area stands, begins another, and returns what that does with the area.
+    fn again(&mut self) -> String {
+        let area = self.progress.moving().next().unwrap().area().unwrap().clone();
+        self.target.areas.insert(area);
+        self.fact(Fact::UndoBegan { why: Abandon::Canceled }).fact(Fact::Undone);
+        self.request("m2");
+        self.settle();
+        self.fact(Fact::PowerRemembered { power: Power::Off });
+        self.settle()
+    }
+
     /// Brings the only VM, which runs, to where it is off and nothing is on the target yet.
     fn shut_down(&mut self) -> &mut Self {
         let deadline = self.now.checked_add(SignedDuration::from_mins(10)).unwrap();

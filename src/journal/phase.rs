@@ -260,53 +260,8 @@ impl Phase {
         )
     }
 
-    /// Tells whether the source was running and was, or may have been, shut down for this attempt.
-    pub fn took_source_down(&self) -> bool {
-        match self {
-            Self::ShuttingDown { .. } => true,
-            Self::Off(off) | Self::Preparing { off, .. } => off.was == Power::On,
-            Self::Copying(area)
-            | Self::Copied(area)
-            | Self::Converting { area, .. }
-            | Self::Converted(area)
-            | Self::Creating(area)
-            | Self::Created(area)
-            | Self::Starting { area, .. }
-            | Self::Settling { area, .. }
-            | Self::Completed { area } => area.off.was == Power::On,
-            Self::Undoing(undo) => undo.power_on,
-            Self::Begun | Self::Claiming { .. } | Self::Claimed { .. } | Self::On { .. } => false,
-            Self::Undone { .. } => false,
-        }
-    }
-
-    /// Returns the area on the target, where there is or may be one.
-    pub fn area(&self) -> Option<&Token> {
-        match self {
-            Self::Preparing { token, .. } => Some(token),
-            Self::Copying(area)
-            | Self::Copied(area)
-            | Self::Converting { area, .. }
-            | Self::Converted(area)
-            | Self::Creating(area)
-            | Self::Created(area)
-            | Self::Starting { area, .. }
-            | Self::Settling { area, .. }
-            | Self::Completed { area } => Some(&area.token),
-            Self::Undoing(Undo { area: kept, .. }) | Self::Undone { kept, .. } => {
-                kept.as_ref().map(|kept| &kept.area)
-            }
-            Self::Begun
-            | Self::Claiming { .. }
-            | Self::Claimed { .. }
-            | Self::On { .. }
-            | Self::ShuttingDown { .. }
-            | Self::Off(_) => None,
-        }
-    }
-
-    /// Returns the disks on the target, where there are any.
-    pub fn disks(&self) -> &[DiskCopy] {
+    /// Returns what was made on the target, from the moment its disks are known until the attempt is completed or given up.
+    pub fn made(&self) -> Option<&Area> {
         match self {
             Self::Copying(area)
             | Self::Copied(area)
@@ -316,31 +271,7 @@ impl Phase {
             | Self::Created(area)
             | Self::Starting { area, .. }
             | Self::Settling { area, .. }
-            | Self::Completed { area } => &area.disks,
-            Self::Undoing(Undo { area: Some(kept), .. })
-            | Self::Undone { kept: Some(kept), .. } => &kept.disks,
-            Self::Undoing(Undo { area: None, .. })
-            | Self::Undone { kept: None, .. }
-            | Self::Begun
-            | Self::Claiming { .. }
-            | Self::Claimed { .. }
-            | Self::On { .. }
-            | Self::ShuttingDown { .. }
-            | Self::Off(_)
-            | Self::Preparing { .. } => &[],
-        }
-    }
-
-    /// Returns what the converter warned of.
-    pub fn warnings(&self) -> &[String] {
-        match self {
-            Self::Converting { area, .. }
-            | Self::Converted(area)
-            | Self::Creating(area)
-            | Self::Created(area)
-            | Self::Starting { area, .. }
-            | Self::Settling { area, .. }
-            | Self::Completed { area } => &area.warnings,
+            | Self::Completed { area } => Some(area),
             Self::Begun
             | Self::Claiming { .. }
             | Self::Claimed { .. }
@@ -348,11 +279,52 @@ impl Phase {
             | Self::ShuttingDown { .. }
             | Self::Off(_)
             | Self::Preparing { .. }
-            | Self::Copying(_)
-            | Self::Copied(_)
             | Self::Undoing(_)
-            | Self::Undone { .. } => &[],
+            | Self::Undone { .. } => None,
         }
+    }
+
+    /// Returns what a given-up attempt left on the target so far.
+    fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Undoing(Undo { area: kept, .. }) | Self::Undone { kept, .. } => kept.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Returns why the attempt is, or was, given up.
+    pub fn abandoned(&self) -> Option<&Abandon> {
+        match self {
+            Self::Undoing(Undo { why, .. }) | Self::Undone { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the source was running and was, or may have been, shut down for this attempt.
+    pub fn took_source_down(&self) -> bool {
+        match self {
+            Self::ShuttingDown { .. } => true,
+            Self::Off(off) | Self::Preparing { off, .. } => off.was == Power::On,
+            Self::Undoing(undo) => undo.power_on,
+            other => other.made().is_some_and(|area| area.off.was == Power::On),
+        }
+    }
+
+    /// Returns the area on the target, where there is or may be one.
+    pub fn area(&self) -> Option<&Token> {
+        match self {
+            Self::Preparing { token, .. } => Some(token),
+            other => {
+                let made = other.made().map(|area| &area.token);
+                made.or_else(|| other.kept().map(|kept| &kept.area))
+            }
+        }
+    }
+
+    /// Returns the disks on the target, where there are any.
+    pub fn disks(&self) -> &[DiskCopy] {
+        let made = self.made().map(|area| &area.disks);
+        made.or_else(|| self.kept().map(|kept| &kept.disks)).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the phase that a fact leads to, or `None` where the fact does not follow.

@@ -14,7 +14,7 @@ use crate::domain::vm::{Checksum, Disk, DiskFormat, Firmware, Nic, Vm};
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
 
 /// Counts the changes of the checks written in Rust and of this input: a verdict of another version is another verdict.
-const ENGINE: u32 = 1;
+const ENGINE: u32 = 2;
 
 /// One VM with what is wanted of it.
 #[derive(Debug, Serialize)]

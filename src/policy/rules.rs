@@ -213,6 +213,7 @@ macro_rules! rule_files {
 }
 
 rule_files![
+    "guest_addresses_unkept",
     "guest_windows_legacy",
     "guest_windows_unconverted",
     "ova_disk_capacity_invalid",

@@ -44,6 +44,11 @@ type Change = fn(&mut Desired, &mut Vm);
 /// For each rule and check: what makes it speak, and what it says. `the_table_covers_every_page` keeps it whole.
 const SPEAKS: &[(&str, Change, &str)] = &[
     (
+        "guest.addresses.unkept",
+        |desired, _| desired.skip_guest_conversion = false,
+        "it is converted, and static addresses bound to the names of its network cards may be lost",
+    ),
+    (
         "guest.legacy_windows",
         |_, vm| vm.os = Some("windows7_64Guest".into()),
         "the guest is an old Windows (`windows7_64Guest`)",
@@ -301,21 +306,25 @@ fn a_guest_is_converted_where_that_can_be_done() {
     check(
         &told(None, gap("no virtio-win")),
         expect![[r#"
-        web/web-01: cleared as web-01
-        web/win-01: blocked
-          Critical target.converter.missing: no virtio-win [install it]
-        web/db-01: cleared as db-01
-    "#]],
+            web/web-01: cleared as web-01
+              Warning guest.addresses.unkept: it is converted, and static addresses bound to the names of its network cards may be lost [Bind addresses to the card's MAC address in the guest before it is exported, or set them on the console afterwards; with DHCP nothing is to be done]
+            web/win-01: blocked
+              Critical target.converter.missing: no virtio-win [install it]
+              Warning guest.addresses.unkept: it is converted, and static addresses bound to the names of its network cards may be lost [Bind addresses to the card's MAC address in the guest before it is exported, or set them on the console afterwards; with DHCP nothing is to be done]
+            web/db-01: cleared as db-01
+        "#]],
     );
     check(
         &told(gap("no virt-v2v-in-place"), gap("no virtio-win")),
         expect![[r#"
-        web/web-01: blocked
-          Critical target.converter.missing: no virt-v2v-in-place [install it]
-        web/win-01: blocked
-          Critical target.converter.missing: no virt-v2v-in-place [install it]
-        web/db-01: cleared as db-01
-    "#]],
+            web/web-01: blocked
+              Critical target.converter.missing: no virt-v2v-in-place [install it]
+              Warning guest.addresses.unkept: it is converted, and static addresses bound to the names of its network cards may be lost [Bind addresses to the card's MAC address in the guest before it is exported, or set them on the console afterwards; with DHCP nothing is to be done]
+            web/win-01: blocked
+              Critical target.converter.missing: no virt-v2v-in-place [install it]
+              Warning guest.addresses.unkept: it is converted, and static addresses bound to the names of its network cards may be lost [Bind addresses to the card's MAC address in the guest before it is exported, or set them on the console afterwards; with DHCP nothing is to be done]
+            web/db-01: cleared as db-01
+        "#]],
     );
 }
 

@@ -145,26 +145,7 @@ fn verify(run: &Run) -> Step {
 
 /// Tells how an attempt that is given up ends in the step that it had come to.
 fn given_up(run: &Run) -> Option<StepStatus> {
-    let why = match &run.phase {
-        Phase::Undoing(undo) => &undo.why,
-        Phase::Undone { why, .. } => why,
-        Phase::Begun
-        | Phase::Claiming { .. }
-        | Phase::Claimed { .. }
-        | Phase::On { .. }
-        | Phase::ShuttingDown { .. }
-        | Phase::Off(_)
-        | Phase::Preparing { .. }
-        | Phase::Copying(_)
-        | Phase::Copied(_)
-        | Phase::Converting { .. }
-        | Phase::Converted(_)
-        | Phase::Creating(_)
-        | Phase::Created(_)
-        | Phase::Starting { .. }
-        | Phase::Settling { .. }
-        | Phase::Completed { .. } => return None,
-    };
+    let why = run.phase.abandoned()?;
     Some(match why {
         Abandon::Failed(_) => StepStatus::Failed,
         Abandon::Canceled | Abandon::MigrationGone | Abandon::Superseded => StepStatus::Canceled,

@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 20ea9c8454d5ac12b66fcec2ab77256c
+          digest: 957d0b6a480b30b7df88c4a245a72d47
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: ddc3032d9d2cbdff95cecce97b95abd5
+          digest: c14729ea037f50718d1f024151c89516
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: 89ef2e51e6ced23419c6c0588f08b2fa
+          digest: 592ac1f8e3642553deadc159f141c1be
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 6e6cfe3e403458374c51d0c00216754c
+          digest: c6d274a4f7d5a91e08139129f2bf8f10
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: 8864440cd4611bea129af6d46eed8379
+          digest: bf5755133ff25c3bdbb28d442a5f31dc
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -389,7 +389,7 @@ fn a_vm_has_an_import_with_its_steps_and_disks() {
 fn a_blocked_vm_says_what_stands_against_it() {
     let scene = Scene::new();
     let files = report(&scene.input());
-    expect![[r"
+    expect![[r#"
         apiVersion: ferry.dev/v1alpha1
         kind: VirtualMachineImport
         metadata:
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: 8864440cd4611bea129af6d46eed8379
+        digest: bf5755133ff25c3bdbb28d442a5f31dc
         status: Not ready
         waits: findings stand against it
         conditions:
@@ -428,7 +428,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
             file: plans/web.yaml
             line: 12
             column: 5
-    "]].assert_eq(&text(&files, "vms/web/lost.yaml"));
+    "#]].assert_eq(&text(&files, "vms/web/lost.yaml"));
     assert_eq!(files.keys().filter(|path| path.starts_with("vms/web/")).count(), 10);
 }
 

@@ -94,7 +94,10 @@ impl View<'_> {
             conditions: self.conditions(),
             pipeline,
             disks: run.map(disks).unwrap_or_default(),
-            conversion_warnings: run.map(|run| run.phase.warnings().to_vec()).unwrap_or_default(),
+            conversion_warnings: run
+                .and_then(|run| run.phase.made())
+                .map(|area| area.warnings.clone())
+                .unwrap_or_default(),
             concerns: self.findings().iter().map(ConcernReport::from).collect(),
         }
     }
@@ -320,25 +323,7 @@ pub fn result(run: &Run) -> Option<String> {
 
 /// Tells whether the VM was to run and was not started.
 fn left_off(run: &Run) -> bool {
-    match &run.phase {
-        Phase::Settling { area, .. } | Phase::Completed { area } => area.left_off,
-        Phase::Begun
-        | Phase::Claiming { .. }
-        | Phase::Claimed { .. }
-        | Phase::On { .. }
-        | Phase::ShuttingDown { .. }
-        | Phase::Off(_)
-        | Phase::Preparing { .. }
-        | Phase::Copying(_)
-        | Phase::Copied(_)
-        | Phase::Converting { .. }
-        | Phase::Converted(_)
-        | Phase::Creating(_)
-        | Phase::Created(_)
-        | Phase::Starting { .. }
-        | Phase::Undoing(_)
-        | Phase::Undone { .. } => false,
-    }
+    run.phase.made().is_some_and(|area| area.left_off)
 }
 
 /// Returns the command that starts a VM which its target did not start.

@@ -49,6 +49,7 @@ use crate::adapter::local::{Accelerator, area_folder, ours};
 use crate::adapter::location::{CONVERT_LOCK, LocalDisk};
 use crate::adapter::lock::lock;
 use crate::copy::protocol::ConvertJob;
+use crate::domain::id::Token;
 use crate::domain::vm::TargetDisk;
 use crate::journal::record::Mend;
 use crate::port::{Conversion, Converter, PortError};
@@ -328,7 +329,21 @@ impl Converter for VirtV2v {
     }
 }
 
-/// The folder of one run's temporary files, deleted with it. A run that was killed leaves it to the next one.
+fn scratch(tmp_dir: &str, area: &Token) -> PathBuf {
+    Path::new(tmp_dir).join(format!("ferry-{area}"))
+}
+
+/// Deletes what a converter that was killed left of the temporary files of an area.
+pub(super) fn forget(tmp_dir: &str, area: &Token) -> Result<(), PortError> {
+    let path = scratch(tmp_dir, area);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(scratch_failed(&path, &error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The folder of one run's temporary files, deleted with it. A run that was killed leaves it to the next one, or to whoever
+/// removes the area.
 #[derive(Debug)]
 struct Scratch {
     path: PathBuf,
@@ -336,13 +351,8 @@ struct Scratch {
 
 impl Scratch {
     fn make(tmp_dir: &str, disk: &LocalDisk) -> Result<Self, PortError> {
-        let path = Path::new(tmp_dir).join(format!("ferry-{}", disk.area));
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(scratch_failed(&path, &error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        forget(tmp_dir, &disk.area)?;
+        let path = scratch(tmp_dir, &disk.area);
         DirBuilder::new()
             .mode(0o700)
             .create(&path)

@@ -39,7 +39,7 @@ use self::folder::Folder;
 use self::hosted::{add_domains, standing};
 pub use self::libvirt::Libvirt;
 use crate::adapter::confine::Confine;
-use crate::adapter::convert::Probe;
+use crate::adapter::convert::{self, Probe};
 use crate::adapter::location::{CONVERT_LOCK, LocalDisk, OVERLAY};
 use crate::copy::protocol::ConvertTools;
 use crate::desired::{DOMAIN_FILE, Site};
@@ -68,6 +68,8 @@ pub struct LocalTarget {
     programs: Vec<PathBuf>,
     accelerator: OnceLock<Accelerator>,
     converter: Probe,
+    /// Where converters keep their temporary files.
+    tmp_dir: String,
     libvirt: Option<Libvirt>,
 }
 
@@ -99,8 +101,10 @@ impl LocalTarget {
     /// Takes what files may be made below, the folders in which programs are searched (a QEMU that tells what the domains are
     /// written for, the converter), and what guests are converted with.
     pub fn new(confine: Confine, programs: Vec<PathBuf>, tools: ConvertTools) -> Self {
+        let tmp_dir = tools.tmp_dir.clone();
         let converter = Probe::new(tools, programs.clone());
-        Self { confine, programs, accelerator: OnceLock::new(), converter, libvirt: None }
+        let accelerator = OnceLock::new();
+        Self { confine, programs, accelerator, converter, tmp_dir, libvirt: None }
     }
 
     fn open(&self, site: &Site) -> Result<(Folder, String), PortError> {
@@ -409,7 +413,7 @@ impl Target for LocalTarget {
             }
             remove_area(&folder, &area_name, area)?;
         }
-        Ok(())
+        convert::forget(&self.tmp_dir, area)
     }
 }
 

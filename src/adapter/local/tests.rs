@@ -4,7 +4,7 @@ mod hosted;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::libvirt::tests::Fake;
 use super::*;
@@ -47,17 +47,24 @@ struct Bench {
     name: TargetName,
 }
 
+/// A converter that is not there, and a folder for its temporary files.
+fn tools(folder: &Path) -> ConvertTools {
+    let tmp_dir = folder.join("tmp").to_str().unwrap().to_owned();
+    ConvertTools { tmp_dir, ..ConvertTools::default() }
+}
+
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vms");
         fs::create_dir(&path).unwrap();
         let confine = Confine::new([folder.path().to_owned()]);
+        let target = LocalTarget::new(confine, Vec::new(), tools(folder.path()));
         Self {
             _folder: folder,
             site: Site::Local { path: path.to_str().unwrap().into() },
             path,
-            target: LocalTarget::new(confine, Vec::new(), ConvertTools::default()),
+            target,
             area: Token::new("0123abcd"),
             name: TargetName::new("web-01"),
         }
@@ -66,8 +73,9 @@ impl Bench {
     /// The same with a libvirt.
     fn hosted(fake: &Fake) -> Self {
         let bench = Self::new();
-        let confine = Confine::new([bench.path.parent().unwrap().to_owned()]);
-        let target = LocalTarget::new(confine, vec![fake.folder()], ConvertTools::default())
+        let above = bench.path.parent().unwrap();
+        let confine = Confine::new([above.to_owned()]);
+        let target = LocalTarget::new(confine, vec![fake.folder()], tools(above))
             .with_libvirt(Some("test:///fake".to_owned()));
         Self { target, ..bench }
     }
@@ -322,8 +330,14 @@ fn what_a_conversion_left_goes_before_the_vm_is_made_and_with_the_area() {
         fs::write(left("disk-0.raw.map"), b"hashes").unwrap();
     };
     convert();
+    let scratch = bench.path.with_file_name("tmp");
+    for area in ["ferry-0123abcd", "ferry-other"] {
+        fs::create_dir_all(scratch.join(area).join("v2v")).unwrap();
+    }
     bench.remove().unwrap();
     assert_eq!(bench.listing(), [""; 0]);
+    let kept: Vec<_> = fs::read_dir(&scratch).unwrap().flatten().collect();
+    assert_eq!(kept.iter().map(fs::DirEntry::file_name).collect::<Vec<_>>(), ["ferry-other"]);
 
     bench.disks().unwrap();
     convert();

@@ -96,13 +96,7 @@ fn a_disk_that_was_converted_is_never_taken_for_a_copy() {
         if converted {
             bench.fact(Fact::Converted { warnings: Vec::new() });
         }
-        let area = bench.progress.moving().next().unwrap().area().unwrap().clone();
-        bench.target.areas.insert(area);
-        bench.fact(Fact::UndoBegan { why: Abandon::Canceled }).fact(Fact::Undone);
-        bench.request("m2");
-        bench.settle();
-        bench.fact(Fact::PowerRemembered { power: Power::Off });
-        let settled = bench.settle();
+        let settled = bench.again();
         assert!(settled.starts_with(&format!("web01 {adopted}")), "{converted}: {settled}");
     }
 }
