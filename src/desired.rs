@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
 use crate::domain::window::{Calendar, Window};
 use crate::manifest::diagnostic::{Finding, Place, Severity};
-use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
+use crate::manifest::document::{
+    ImageFormat, NetworkType, OnFailure, PlanType, TargetPowerState, Verify,
+};
 
 pub use memo::Memo;
 pub use resolve::{FileVersions, load, load_with, target_name};
@@ -145,10 +147,33 @@ pub enum Site {
     Local {
         /// Its path.
         path: Arc<str>,
+        /// How the disks are stored. What is written of a folder of raw disks does not say it, as it did not before there was
+        /// another format: records and digests stay what they are.
+        #[serde(rename = "diskFormat", default, skip_serializing_if = "is_default")]
+        disk_format: ImageFormat,
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_default(format: &ImageFormat) -> bool {
+    *format == ImageFormat::default()
+}
+
 impl Site {
+    /// Names a folder of raw disks and domains.
+    pub fn folder(path: impl Into<Arc<str>>) -> Self {
+        Self::Local { path: path.into(), disk_format: ImageFormat::Raw }
+    }
+
+    /// Returns the same place, however disks are stored there: two VMs of one name have no room in it.
+    #[must_use]
+    pub fn place(&self) -> Self {
+        match self {
+            Self::Ova { .. } => self.clone(),
+            Self::Local { path, disk_format: _ } => Self::folder(path.clone()),
+        }
+    }
+
     /// Tells whether VMs come from there; else they go there.
     pub fn holds_sources(&self) -> bool {
         match self {
@@ -161,7 +186,7 @@ impl Site {
     pub fn start_command(&self, name: &TargetName) -> Option<String> {
         match self {
             Self::Ova { .. } => None,
-            Self::Local { path } => {
+            Self::Local { path, disk_format: _ } => {
                 let file = format!("{}/{name}/{DOMAIN_FILE}", path.trim_end_matches('/'));
                 Some(format!("virsh -c qemu:///system create {}", shell_word(&file)))
             }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{TargetName, Token};
 use crate::domain::vm::{SourceDisk, TargetDisk};
+use crate::manifest::document::ImageFormat;
 
 /// What a file was when it was observed. Another inode, size or time means another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -120,10 +121,12 @@ impl LocalDisk {
         format!("{}.map", self.file)
     }
 
-    /// Returns the format of its file, as QEMU's tools call it.
-    pub fn format(&self) -> &'static str {
-        let extension = Path::new(&self.file).extension();
-        if extension.is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" }
+    /// Returns how its file stores it. Its name says it, and never what a guest wrote.
+    pub fn format(&self) -> ImageFormat {
+        match self.file.rsplit_once('.') {
+            Some((_, "qcow2")) => ImageFormat::Qcow2,
+            Some(_) | None => ImageFormat::Raw,
+        }
     }
 
     /// Writes it down.

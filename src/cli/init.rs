@@ -197,7 +197,7 @@ mod tests {
             let wanted = load(&versions);
             assert_eq!(wanted.providers.len(), 2);
             for site in wanted.providers.values() {
-                let (Site::Ova { path } | Site::Local { path }) = site;
+                let (Site::Ova { path } | Site::Local { path, disk_format: _ }) = site;
                 assert!(allowed.contains(&&**path) && Path::new(&**path).is_dir(), "{path}");
             }
             assert!(!wanted.requests.is_empty());

@@ -21,7 +21,7 @@ use crate::journal::phase::name_of;
 use crate::journal::progress::Progress;
 use crate::journal::record::{Abandon, Checkpoint, Disposition, Entry, Fact, Fault, Mend};
 use crate::manifest::diagnostic::Place;
-use crate::manifest::document::{OnFailure, PlanType, TargetPowerState, Verify};
+use crate::manifest::document::{ImageFormat, OnFailure, PlanType, TargetPowerState, Verify};
 use crate::observed::{Brake, Gap, Observed, Seen, SourceState, TargetState, WorkerState};
 use crate::policy::{Cleared, Outcome, Verdict};
 
@@ -40,6 +40,7 @@ struct Bench {
     clock_off: SignedDuration,
     slots: usize,
     verify: Verify,
+    format: ImageFormat,
     convert: bool,
     cutover: CutoverLimits,
     calendar: Arc<Calendar>,
@@ -100,6 +101,7 @@ impl Bench {
             clock_off: SignedDuration::ZERO,
             slots: 20,
             verify: Verify::None,
+            format: ImageFormat::Raw,
             convert: false,
             cutover: CutoverLimits { require_window: false, ..CutoverLimits::default() },
             calendar: Arc::default(),
@@ -141,7 +143,7 @@ impl Bench {
             source_site: Site::Ova { path: "/ova".into() },
             selector: Selector::Name(vm.name.clone()),
             target: ProviderName::new("kvm"),
-            target_site: Site::Local { path: "/vms".into() },
+            target_site: Site::Local { path: "/vms".into(), disk_format: self.format },
             target_name: None,
             kind: PlanType::Cold,
             networks: Some(Arc::default()),

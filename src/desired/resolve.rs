@@ -11,8 +11,8 @@ use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetNam
 use crate::domain::window::Calendar;
 use crate::manifest::diagnostic::{Finding, Place};
 use crate::manifest::document::{
-    Kind, Manifest, Migration, NetworkMapping, Plan, PlanType, PlanVm, Provider, ProviderPair,
-    ProviderType, Spec, duration_s,
+    Kind, LocalProvider, Manifest, Migration, NetworkMapping, Plan, PlanType, PlanVm, Provider,
+    ProviderPair, ProviderType, Spec, duration_s,
 };
 use crate::manifest::parse::{Broken, ParsedFile};
 use crate::manifest::{nearest, reference};
@@ -163,9 +163,9 @@ fn site(provider: &Provider) -> Option<Site> {
     let Provider { kind, ova, local, .. } = provider;
     match kind {
         ProviderType::Ova => ova.as_ref().map(|ova| Site::Ova { path: ova.path.as_str().into() }),
-        ProviderType::Local => {
-            local.as_ref().map(|local| Site::Local { path: local.path.as_str().into() })
-        }
+        ProviderType::Local => local.as_ref().map(|LocalProvider { path, disk_format }| {
+            Site::Local { path: path.as_str().into(), disk_format: *disk_format }
+        }),
         // What they ask for is a finding.
         ProviderType::Vsphere | ProviderType::Kubevirt => None,
     }
@@ -455,7 +455,7 @@ fn name_targets(wanted: &mut Wanted) {
         for (index, vm) in planned.vms.iter().enumerate() {
             let Some(desired) = &vm.desired else { continue };
             let Some(name) = &desired.target_name else { continue };
-            let slot = (desired.target_site.clone(), name.clone());
+            let slot = (desired.target_site.place(), name.clone());
             match taken.get(&slot) {
                 None => drop(taken.insert(slot, (plan.clone(), index))),
                 Some(first) => clashes.push((name.clone(), first.clone(), (plan.clone(), index))),

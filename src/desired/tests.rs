@@ -67,6 +67,33 @@ fn check(text: &str, expected: Expect) {
 }
 
 #[test]
+fn a_target_of_raw_disks_is_written_as_before_there_were_others() {
+    let written = r#"{"local":{"path":"/v"}}"#;
+    assert_eq!(serde_json::to_string(&Site::folder("/v")).unwrap(), written);
+    assert_eq!(serde_json::from_str::<Site>(written).unwrap(), Site::folder("/v"));
+    let other = Site::Local { path: "/v".into(), disk_format: ImageFormat::Qcow2 };
+    let written = r#"{"local":{"path":"/v","diskFormat":"qcow2"}}"#;
+    assert_eq!(serde_json::to_string(&other).unwrap(), written);
+    assert_eq!(serde_json::from_str::<Site>(written).unwrap(), other);
+}
+
+#[test]
+fn a_format_is_taken_and_makes_no_room_for_a_second_vm_of_a_name() {
+    let text = sites()
+        + &provider("other", "type: local, local: { path: /v, diskFormat: qcow2 }")
+        + &plan("p", "{ name: web }")
+        + &plan("q", "{ name: web }").replace("destination: dst", "destination: other");
+    let file = parse("p.yaml", &text);
+    let wanted = load(&[now(&file)]);
+    let site = |plan| wanted.plans[&PlanName::new(plan)].vms[0].desired.clone().unwrap();
+    assert_eq!(site("p").target_site, Site::folder("/v"));
+    let disk_format = ImageFormat::Qcow2;
+    assert_eq!(site("q").target_site, Site::Local { path: "/v".into(), disk_format });
+    let said: Vec<_> = wanted.findings.iter().map(|finding| finding.text.as_str()).collect();
+    assert!(said.len() == 2 && said.iter().all(|text| text.contains("web")), "{said:?}");
+}
+
+#[test]
 fn defaults_are_filled_in_and_overrides_count() {
     let file = parse(
         "p.yaml",

@@ -31,7 +31,7 @@ fn instructions(converts: bool) -> Instructions {
         source_site: Site::Ova { path: "/o".into() },
         selector: Selector::Name("v".into()),
         target: ProviderName::new("t"),
-        target_site: Site::Local { path: "/t".into() },
+        target_site: Site::folder("/t"),
         target_name: None,
         kind: PlanType::Cold,
         networks: Some(std::sync::Arc::default()),

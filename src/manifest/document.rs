@@ -27,7 +27,7 @@ pub use mapping::{
 pub use migration::{Migration, VmCutover};
 pub use plan::{OnFailure, Plan, PlanMaps, PlanType, PlanVm, Shutdown, TargetPowerState, Verify};
 pub use policy::{Policy, Waiver, Weight};
-pub use provider::{LocalProvider, OvaProvider, Provider, ProviderPair, ProviderType};
+pub use provider::{ImageFormat, LocalProvider, OvaProvider, Provider, ProviderPair, ProviderType};
 pub use window::{CutoverWindow, LabelSelector, WindowRule};
 
 /// The API group and version of every manifest.

@@ -61,7 +61,7 @@ pub(crate) fn desired(plan: &str, name: &str) -> Desired {
         source_site: Site::Ova { path: "/srv/ova".into() },
         selector: Selector::Name(name.into()),
         target: ProviderName::new("rack"),
-        target_site: Site::Local { path: "/srv/vms".into() },
+        target_site: Site::folder("/srv/vms"),
         target_name: None,
         kind: PlanType::Cold,
         networks: Some(Arc::new(BTreeMap::from([("VM Network".to_owned(), network)]))),

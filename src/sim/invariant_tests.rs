@@ -65,7 +65,7 @@ impl Bench {
     }
 
     fn target() -> Site {
-        Site::Local { path: TARGET_PATH.into() }
+        Site::folder(TARGET_PATH)
     }
 
     fn vm(&self) -> crate::domain::vm::Vm {

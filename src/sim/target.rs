@@ -115,7 +115,7 @@ impl SimWorld {
 
 impl State {
     fn writable(&self, site: &Site) -> Result<(), PortError> {
-        if *site != (Site::Local { path: TARGET_PATH.into() }) {
+        if site.place() != Site::folder(TARGET_PATH) {
             let text = format!("there is no simulated target at {site:?}");
             return Err(PortError::lasting(text, "name the simulated target", Mend::Person));
         }
@@ -302,7 +302,7 @@ mod tests {
     use crate::port::Source;
 
     fn site() -> Site {
-        Site::Local { path: TARGET_PATH.into() }
+        Site::folder(TARGET_PATH)
     }
 
     fn world() -> (SimWorld, Vm) {

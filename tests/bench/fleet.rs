@@ -92,7 +92,7 @@ impl Fleet {
         let at = self.now();
         let sites = [
             ("archives", Site::Ova { path: SOURCE_PATH.into() }),
-            ("here", Site::Local { path: TARGET_PATH.into() }),
+            ("here", Site::folder(TARGET_PATH)),
         ];
         let sites = sites.map(|(name, site)| (ProviderName::new(name), site)).into();
         let mut observed = Observed::default();

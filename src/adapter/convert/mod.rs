@@ -3,7 +3,7 @@
 //! # Flow
 //!
 //! ```text
-//! FOLDER/.ferry-AREA/disk-0.raw               copied, and only read while the guest is converted
+//! FOLDER/.ferry-AREA/disk-0.raw or .qcow2     copied, and only read while the guest is converted
 //!                    disk-0.overlay.qcow2     what the converter changes
 //!                    convert.lock             held by whoever converts, and by every process that it started
 //! ```
@@ -151,7 +151,9 @@ impl VirtV2v {
         for disk in &self.disks {
             let path = self.area.at(&disk.overlay());
             let mut arguments: Vec<OsString> =
-                ["create", "-q", "-f", "qcow2", "-F", disk.format(), "-b"].map(Into::into).into();
+                ["create", "-q", "-f", "qcow2", "-F", disk.format().name(), "-b"]
+                    .map(Into::into)
+                    .into();
             // A name without a folder is looked for beside the overlay.
             arguments.extend([disk.file.clone().into(), path.clone().into()]);
             let mut said: Vec<String> = Vec::new();

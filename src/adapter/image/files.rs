@@ -113,7 +113,7 @@ impl Images for Files {
     fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError> {
         let path = PathBuf::from(&disk.0);
         match self.format {
-            Format::Raw => Ok(Box::new(RawDisk::at(&self.confine, path, LOCK_WAIT)?)),
+            Format::Raw => Ok(Box::new(RawDisk::open(&self.confine, path, LOCK_WAIT)?)),
             Format::Qcow2 => Ok(Box::new(Qcow2Disk::open(&self.confine, path, LOCK_WAIT)?)),
             Format::Vmdk => Err(unwritten(self.format)),
         }

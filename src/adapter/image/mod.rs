@@ -1,4 +1,5 @@
-//! Disks as files: stream-optimized VMDKs inside of archives are read, raw files with a block map beside them are written.
+//! Disks as files: stream-optimized VMDKs inside of archives are read, raw files and qcow2 images with a block map beside them
+//! are written.
 
 mod descriptor;
 pub mod files;
@@ -11,13 +12,17 @@ mod stream;
 mod vmdk;
 pub mod vmdk_write;
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::adapter::confine::Confine;
+use crate::adapter::image::qcow2::Qcow2Disk;
 use crate::adapter::location::{LocalDisk, NoLocation, StoredDisk};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Disk, DiskFormat, TargetDisk};
 use crate::journal::record::Mend;
+use crate::manifest::document::ImageFormat;
 use crate::port::{BlockReader, BlockWriter, Images, Piece, PortError, Position};
 
 /// How long a writer waits for a lock that is held: an earlier worker needs a moment to see that its controller is gone.
@@ -62,8 +67,38 @@ impl Images for LocalImages {
 
     fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError> {
         let disk = LocalDisk::parse(disk).map_err(damaged)?;
-        Ok(Box::new(raw::RawDisk::open(&self.confine, &disk, self.lock_wait)?))
+        let path = path_of(&disk);
+        Ok(match disk.format() {
+            ImageFormat::Raw => Box::new(raw::RawDisk::open(&self.confine, path, self.lock_wait)?),
+            ImageFormat::Qcow2 => Box::new(Qcow2Disk::open(&self.confine, path, self.lock_wait)?),
+        })
     }
+}
+
+/// Finds a disk in the area that it was made in, or in the VM that the area became.
+fn path_of(disk: &LocalDisk) -> PathBuf {
+    let LocalDisk { folder, area, name, file } = disk;
+    let folder = Path::new(folder);
+    let made = folder.join(format!(".ferry-{area}")).join(file);
+    if fs::symlink_metadata(&made).is_ok() { made } else { folder.join(name.as_str()).join(file) }
+}
+
+/// Makes a qcow2 of zeros of a file, durably. Succeeds where it is one of this capacity already, and where an earlier making
+/// did not end; refuses any other file that is not empty.
+pub(in crate::adapter) fn make_qcow2(
+    file: &File,
+    path: &Path,
+    capacity: Bytes,
+) -> Result<(), PortError> {
+    Qcow2Disk::fill(file, path, capacity.0, LOCK_WAIT)
+}
+
+/// Returns how much the guest sees of a qcow2; `None` where the file is none.
+pub(in crate::adapter) fn qcow2_capacity(
+    file: &File,
+    path: &Path,
+) -> Result<Option<Bytes>, PortError> {
+    Ok(Qcow2Disk::capacity(file, path)?.map(Bytes))
 }
 
 fn damaged(error: NoLocation) -> PortError {

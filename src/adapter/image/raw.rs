@@ -1,7 +1,6 @@
 //! A raw, sparse file and `FILE.map`, the block map beside it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
@@ -9,7 +8,6 @@ use rustix::io::Errno;
 
 use crate::adapter::confine::Confine;
 use crate::adapter::image::locked::{LockedDisk, failed};
-use crate::adapter::location::LocalDisk;
 use crate::port::{BlockWriter, PortError};
 
 /// How many zeros are written at once where holes cannot be punched.
@@ -21,17 +19,8 @@ pub(super) struct RawDisk {
 }
 
 impl RawDisk {
-    /// Opens and locks a disk and its map. The disk must stand there; the map is made.
+    /// Opens and locks the disk at a path, and `PATH.map` beside it. The disk must stand there; the map is made.
     pub(super) fn open(
-        confine: &Confine,
-        disk: &LocalDisk,
-        lock_wait: Duration,
-    ) -> Result<Self, PortError> {
-        Self::at(confine, path_of(disk), lock_wait)
-    }
-
-    /// Opens and locks the disk at a path, and `PATH.map` beside it.
-    pub(super) fn at(
         confine: &Confine,
         path: PathBuf,
         lock_wait: Duration,
@@ -96,14 +85,6 @@ impl BlockWriter for RawDisk {
     fn sync(&self) -> Result<(), PortError> {
         self.files.sync()
     }
-}
-
-/// Finds the disk in the area that it was made in, or in the VM that the area became.
-fn path_of(disk: &LocalDisk) -> PathBuf {
-    let LocalDisk { folder, area, name, file } = disk;
-    let folder = Path::new(folder);
-    let made = folder.join(format!(".ferry-{area}")).join(file);
-    if fs::symlink_metadata(&made).is_ok() { made } else { folder.join(name.as_str()).join(file) }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use quick_xml::events::BytesText;
 
 use crate::domain::id::Token;
 use crate::domain::vm::{Firmware, Vm};
-use crate::manifest::document::NetworkType;
+use crate::manifest::document::{ImageFormat, NetworkType};
 use crate::port::Blueprint;
 
 /// What runs the guest's instructions. Whoever starts Ferry chooses: that `/dev/kvm` opens proves nothing.
@@ -26,6 +26,15 @@ pub enum Accelerator {
 const CPUS_DEFAULT: u32 = 1;
 /// See [`CPUS_DEFAULT`].
 const MEMORY_DEFAULT_KIB: u64 = 1 << 20;
+
+/// The disks of a domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Disks<'a> {
+    /// Their files, in order.
+    pub paths: &'a [String],
+    /// How all of them are stored.
+    pub format: ImageFormat,
+}
 
 /// Why no domain can be written.
 #[derive(Debug, thiserror::Error)]
@@ -46,18 +55,18 @@ pub enum DomainError {
     Write(#[source] io::Error),
 }
 
-/// Writes a domain whose disks are the files given, in order.
+/// Writes a domain.
 ///
 /// Its UUID is derived from the area that it was made in: equal input makes equal bytes.
 pub fn domain_xml(
     blueprint: &Blueprint<'_>,
     area: &Token,
-    disks: &[String],
+    disks: Disks<'_>,
     accelerator: Accelerator,
 ) -> Result<String, DomainError> {
     let named = blueprint.nics.iter().filter_map(|(network, _)| network.name.as_deref());
     let exact = named.map(|name| ("network", name));
-    for (what, text) in exact.chain(disks.iter().map(|path| ("path", path.as_str()))) {
+    for (what, text) in exact.chain(disks.paths.iter().map(|path| ("path", path.as_str()))) {
         if text.is_empty() || text.contains(|c| !representable(c) || c.is_control()) {
             return Err(DomainError::Text { what, text: text.to_owned() });
         }
@@ -79,7 +88,7 @@ fn domain(
     xml: &mut Xml,
     blueprint: &Blueprint<'_>,
     area: &Token,
-    disks: &[String],
+    disks: Disks<'_>,
     accelerator: Accelerator,
 ) -> io::Result<()> {
     let Blueprint { name, vm, nics } = blueprint;
@@ -106,8 +115,8 @@ fn domain(
         xml.create_element("cpu").with_attribute(("mode", cpu)).write_empty()?;
         xml.create_element("clock").with_attribute(("offset", clock(vm))).write_empty()?;
         xml.create_element("devices").write_inner_content(|xml| {
-            for (index, path) in disks.iter().enumerate() {
-                disk(xml, path, &format!("vd{}", drive_letters(index)))?;
+            for (index, path) in disks.paths.iter().enumerate() {
+                disk(xml, path, disks.format, &format!("vd{}", drive_letters(index)))?;
             }
             for (network, mac) in nics {
                 match network.kind {
@@ -150,13 +159,13 @@ fn os(xml: &mut Xml, firmware: Option<Firmware>) -> io::Result<()> {
     Ok(())
 }
 
-fn disk(xml: &mut Xml, path: &str, device: &str) -> io::Result<()> {
+fn disk(xml: &mut Xml, path: &str, format: ImageFormat, device: &str) -> io::Result<()> {
     let element =
         xml.create_element("disk").with_attributes([("type", "file"), ("device", "disk")]);
     element.write_inner_content(|xml| {
         // The format is said: a guest that may choose how its disk is read reads other files through it.
         xml.create_element("driver")
-            .with_attributes([("name", "qemu"), ("type", "raw"), ("discard", "unmap")])
+            .with_attributes([("name", "qemu"), ("type", format.name()), ("discard", "unmap")])
             .write_empty()?;
         xml.create_element("source").with_attribute(("file", path)).write_empty()?;
         xml.create_element("target")
@@ -276,7 +285,10 @@ mod tests {
         let name = TargetName::new("web-01");
         let blueprint = Blueprint { name: &name, vm, nics };
         let disks: Vec<_> = disks.iter().map(|&path| path.to_owned()).collect();
-        domain_xml(&blueprint, &Token::new("0123abcd"), &disks, accelerator)
+        let qcow2 = disks.iter().any(|path| path.contains("qcow2"));
+        let format = if qcow2 { ImageFormat::Qcow2 } else { ImageFormat::Raw };
+        let disks = Disks { paths: &disks, format };
+        domain_xml(&blueprint, &Token::new("0123abcd"), disks, accelerator)
             .map_err(|error| error.to_string())
     }
 
@@ -365,6 +377,13 @@ mod tests {
         "#]]
         .assert_eq(&xml);
         assert_eq!(written(&plain, Vec::new(), &[], Accelerator::Tcg).unwrap(), xml);
+    }
+
+    #[test]
+    fn the_format_of_disks_is_said() {
+        let xml = written(&vm("web"), Vec::new(), &["/srv/disk-0.qcow2"], Accelerator::Tcg);
+        let (xml, driver) = (xml.unwrap(), r#"<driver name="qemu" type="qcow2" discard="unmap"/>"#);
+        assert!(xml.contains(driver) && !xml.contains("raw"), "{xml}");
     }
 
     #[test]

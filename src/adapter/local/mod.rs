@@ -1,9 +1,9 @@
-//! The target of a local folder: raw disks and a libvirt domain beside them, in a libvirt as well where there is one.
+//! The target of a local folder: disks and a libvirt domain beside them, in a libvirt as well where there is one.
 //!
 //! # States
 //!
 //! ```text
-//! FOLDER/.ferry-TOKEN/   the area of one run: ferry.json, disk-0.raw …
+//! FOLDER/.ferry-TOKEN/   the area of one run: ferry.json, disk-0.raw or disk-0.qcow2 …
 //!        │  domain.xml is added, then one rename that replaces nothing
 //!        ▼
 //! FOLDER/NAME/           the VM
@@ -34,12 +34,13 @@ use rustix::fs::{AtFlags, FileType, OFlags, fstatvfs};
 use serde::{Deserialize, Serialize};
 
 pub use self::domain::Accelerator;
-use self::domain::domain_xml;
+use self::domain::{Disks, domain_xml};
 use self::folder::Folder;
 use self::hosted::{add_domains, standing};
 pub use self::libvirt::Libvirt;
 use crate::adapter::confine::Confine;
 use crate::adapter::convert::{self, Probe};
+use crate::adapter::image::{make_qcow2, qcow2_capacity};
 use crate::adapter::location::{CONVERT_LOCK, LocalDisk, OVERLAY};
 use crate::copy::protocol::ConvertTools;
 use crate::desired::{DOMAIN_FILE, Site};
@@ -47,6 +48,7 @@ use crate::domain::id::{DiskKey, SourceVm, TargetName, Token};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Power, TargetDisk, Vm};
 use crate::journal::record::Mend;
+use crate::manifest::document::ImageFormat;
 use crate::observed::{TargetState, TargetVm};
 use crate::port::{Blueprint, PortError, Target};
 
@@ -86,6 +88,16 @@ struct Card {
     name: TargetName,
 }
 
+/// A target's folder.
+#[derive(Debug)]
+struct Opened {
+    folder: Folder,
+    /// Its path as the manifest says it.
+    path: String,
+    /// How disks are stored in it.
+    format: ImageFormat,
+}
+
 /// Whose a folder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owner {
@@ -107,12 +119,13 @@ impl LocalTarget {
         Self { confine, programs, accelerator, converter, tmp_dir, libvirt: None }
     }
 
-    fn open(&self, site: &Site) -> Result<(Folder, String), PortError> {
-        let Site::Local { path } = site else {
+    fn open(&self, site: &Site) -> Result<Opened, PortError> {
+        let Site::Local { path, disk_format } = site else {
             let text = "this provider is no local folder";
             return Err(PortError::lasting(text, "name a provider of type `local`", Mend::Person));
         };
-        Ok((Folder::open(&self.confine, Path::new(&**path))?, path.to_string()))
+        let folder = Folder::open(&self.confine, Path::new(&**path))?;
+        Ok(Opened { folder, path: path.to_string(), format: *disk_format })
     }
 }
 
@@ -171,8 +184,9 @@ fn gone(folder: &Folder, name: &str) -> PortError {
     )
 }
 
-fn disk_file(index: usize) -> String {
-    format!("disk-{index}.raw")
+/// Names the file of a disk. Its ending is what tells the format to everybody later.
+fn disk_file(index: usize, format: ImageFormat) -> String {
+    format!("disk-{index}.{}", format.name())
 }
 
 /// Tells whether a file in a folder of ours was made by us: disks and what lies beside them (maps, overlays), the lock of
@@ -186,27 +200,39 @@ pub(in crate::adapter) fn ours(name: &str) -> bool {
 }
 
 /// Makes a disk of the right size, unless it is there.
-fn make_disk(area: &Folder, name: &str, capacity: u64) -> Result<(), PortError> {
+fn make_disk(
+    area: &Folder,
+    name: &str,
+    capacity: Bytes,
+    format: ImageFormat,
+) -> Result<(), PortError> {
     let file = area.file(name, OFlags::CREATE)?.ok_or_else(|| gone(area, name))?;
+    if format == ImageFormat::Qcow2 {
+        return make_qcow2(&file, &area.at(name), capacity);
+    }
     let failed = |error| area.io("make", name, &error);
     let length = file.metadata().map_err(failed)?.len();
-    if length > capacity {
+    if length > capacity.0 {
         return Err(gone(area, name));
     }
-    if length < capacity {
+    if length < capacity.0 {
         // A crash may come between making a file and giving it its size; nothing was copied into it before that.
-        file.set_len(capacity).map_err(failed)?;
+        file.set_len(capacity.0).map_err(failed)?;
     }
     file.sync_all().map_err(failed)
 }
 
-/// Whether every disk is there and has its size.
-fn disks_stand(folder: &Folder, vm: &Vm) -> Result<(), PortError> {
+/// Whether every disk is there and as large as the guest is to see it.
+fn disks_stand(folder: &Folder, vm: &Vm, format: ImageFormat) -> Result<(), PortError> {
     for (index, disk) in vm.disks.iter().enumerate() {
-        let name = disk_file(index);
+        let name = disk_file(index, format);
         let file = folder.file(&name, OFlags::empty())?.ok_or_else(|| gone(folder, &name))?;
         let meta = file.metadata().map_err(|error| folder.io("look at", &name, &error))?;
-        if meta.len() != disk.capacity.0 {
+        let seen = match format {
+            ImageFormat::Raw => Some(Bytes(meta.len())),
+            ImageFormat::Qcow2 => qcow2_capacity(&file, &folder.at(&name))?,
+        };
+        if seen != Some(disk.capacity) {
             return Err(gone(folder, &name));
         }
     }
@@ -270,7 +296,7 @@ fn remove_area(folder: &Folder, name: &str, area: &Token) -> Result<(), PortErro
 
 impl Target for LocalTarget {
     fn observe(&self, site: &Site) -> Result<TargetState, PortError> {
-        let (folder, _) = self.open(site)?;
+        let folder = self.open(site)?.folder;
         let room = fstatvfs(folder.fd()).map_err(|error| {
             folder.io("look at", ".", &std::io::Error::from_raw_os_error(error.raw_os_error()))
         })?;
@@ -296,7 +322,7 @@ impl Target for LocalTarget {
     }
 
     fn look(&self, site: &Site, name: &TargetName) -> Result<Option<TargetVm>, PortError> {
-        let (folder, _) = self.open(site)?;
+        let folder = self.open(site)?.folder;
         let (_, name) = names(&Token::new("look"), name)?;
         Ok(standing(owner(&folder, &name)?, &name, self.domains()?.as_ref()))
     }
@@ -308,12 +334,12 @@ impl Target for LocalTarget {
         name: &TargetName,
         vm: &Vm,
     ) -> Result<Vec<(DiskKey, TargetDisk)>, PortError> {
-        let (folder, path) = self.open(site)?;
+        let Opened { folder, path, format } = self.open(site)?;
         let (area_name, vm_name) = names(area, name)?;
         match owner(&folder, &vm_name)? {
             Owner::Token(token) if token == *area => {
                 let made = folder.enter(&vm_name)?.ok_or_else(|| gone(&folder, &vm_name))?;
-                disks_stand(&made, vm)?;
+                disks_stand(&made, vm, format)?;
             }
             Owner::Token(_) | Owner::Other => return Err(taken(&folder, &vm_name)),
             Owner::Nobody => {
@@ -331,7 +357,7 @@ impl Target for LocalTarget {
                     inner.write(CARD, &text.expect("plain fields always serialize"))?;
                 }
                 for (index, disk) in vm.disks.iter().enumerate() {
-                    make_disk(&inner, &disk_file(index), disk.capacity.0)?;
+                    make_disk(&inner, &disk_file(index, format), disk.capacity, format)?;
                 }
                 inner.sync()?;
                 folder.sync()?;
@@ -339,7 +365,7 @@ impl Target for LocalTarget {
         }
         let place = |(index, disk): (usize, &crate::domain::vm::Disk)| {
             let (folder, area, name) = (path.clone(), area.clone(), name.clone());
-            let local = LocalDisk { folder, area, name, file: disk_file(index) };
+            let local = LocalDisk { folder, area, name, file: disk_file(index, format) };
             (disk.key.clone(), local.to_target())
         };
         Ok(vm.disks.iter().enumerate().map(place).collect())
@@ -351,7 +377,7 @@ impl Target for LocalTarget {
         area: &Token,
         blueprint: &Blueprint<'_>,
     ) -> Result<(), PortError> {
-        let (folder, path) = self.open(site)?;
+        let Opened { folder, path, format } = self.open(site)?;
         let (area_name, vm_name) = names(area, blueprint.name)?;
         match owner(&folder, &vm_name)? {
             // The rename may have happened right before a crash: it is made durable before it is believed.
@@ -366,13 +392,15 @@ impl Target for LocalTarget {
         if card(&inner)?.is_none_or(|card| card.token != *area) {
             return Err(gone(&folder, &area_name));
         }
-        disks_stand(&inner, blueprint.vm)?;
+        disks_stand(&inner, blueprint.vm, format)?;
         remove_conversion(&inner)?;
-        let disks: Vec<_> = (0..blueprint.vm.disks.len())
-            .map(|index| format!("{}/{vm_name}/{}", path.trim_end_matches('/'), disk_file(index)))
+        let made = format!("{}/{vm_name}", path.trim_end_matches('/'));
+        let paths: Vec<_> = (0..blueprint.vm.disks.len())
+            .map(|index| format!("{made}/{}", disk_file(index, format)))
             .collect();
+        let disks = Disks { paths: &paths, format };
         let accelerator = self.accelerator.get_or_init(|| Accelerator::probe(&self.programs));
-        let xml = domain_xml(blueprint, area, &disks, *accelerator).map_err(|error| {
+        let xml = domain_xml(blueprint, area, disks, *accelerator).map_err(|error| {
             let remedy = "rename it, or map the network to another name";
             PortError::lasting(error.to_string(), remedy, Mend::Person)
         })?;
@@ -385,7 +413,7 @@ impl Target for LocalTarget {
 
     /// A folder alone starts nothing; the command that does is in the error.
     fn start(&self, site: &Site, area: &Token, name: &TargetName) -> Result<Power, PortError> {
-        let (folder, _) = self.open(site)?;
+        let folder = self.open(site)?.folder;
         let (_, vm_name) = names(area, name)?;
         let Some(libvirt) = &self.libvirt else {
             let command = site.start_command(name).unwrap_or_default();
@@ -403,7 +431,7 @@ impl Target for LocalTarget {
     }
 
     fn remove(&self, site: &Site, area: &Token, name: &TargetName) -> Result<(), PortError> {
-        let (folder, _) = self.open(site)?;
+        let folder = self.open(site)?.folder;
         let (area_name, vm_name) = names(area, name)?;
         self.undefine(area)?;
         remove_area(&folder, &area_name, area)?;

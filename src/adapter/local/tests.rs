@@ -1,6 +1,7 @@
 //! Every effect twice, and after every state that a crash can leave.
 
 mod hosted;
+mod qcow2;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -62,7 +63,7 @@ impl Bench {
         let target = LocalTarget::new(confine, Vec::new(), tools(folder.path()));
         Self {
             _folder: folder,
-            site: Site::Local { path: path.to_str().unwrap().into() },
+            site: Site::folder(path.to_str().unwrap()),
             path,
             target,
             area: Token::new("0123abcd"),
@@ -379,9 +380,9 @@ fn names_that_are_paths_and_folders_elsewhere_are_refused() {
         assert!(made.is_err() && bench.target.remove(&bench.site, &bench.area, &name).is_err());
     }
     assert_eq!(bench.listing(), [""; 0]);
-    let outside = Site::Local { path: "/etc".into() };
+    let outside = Site::folder("/etc");
     assert!(bench.target.observe(&outside).unwrap_err().to_string().contains("allowPaths"));
-    let missing = Site::Local { path: format!("{}/nowhere", bench.path.display()).into() };
+    let missing = Site::folder(format!("{}/nowhere", bench.path.display()));
     let fault = bench.target.observe(&missing).unwrap_err().fault;
     assert_eq!(fault.disposition, Disposition::Stall(Mend::Target));
 }

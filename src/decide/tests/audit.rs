@@ -112,6 +112,39 @@ fn what_was_kept_is_gone_on_with_only_where_it_stands_and_is_not_known_to_be_bad
 }
 
 #[test]
+fn a_copy_in_another_format_goes_first_and_one_on_its_way_ends_as_it_began() {
+    let mut bench = Bench::ova(&["web01"]);
+    bench.settle();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    bench.settle();
+    bench.fact(disks());
+    bench.format = ImageFormat::Qcow2;
+    check(bench.settle(), expect!["web01 do StartWorker (cleared)"]);
+    let run = bench.progress.attempts().last().unwrap();
+    assert_eq!(run.begun.instructions().desired.target_site, Site::folder("/vms"));
+    abandon(&mut bench, Abandon::MigrationGone);
+    bench.requests.clear();
+    bench.request("m2");
+    bench.settle();
+    bench.target.areas = bench.progress.areas().cloned().collect();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    check(
+        bench.settle(),
+        expect![[r#"
+            web01 RemovalIntended
+            web01 do Remove (begun)"#]],
+    );
+    bench.fact(Fact::AreaRemoved);
+    bench.target.areas.clear();
+    check(
+        bench.settle(),
+        expect![[r#"
+            web01 AreaIntended
+            web01 do CreateDisks (cleared)"#]],
+    );
+}
+
+#[test]
 fn what_cannot_be_read_takes_nothing_back() {
     let mut bench = Bench::ova(&["web01"]);
     bench.settle();

@@ -100,6 +100,44 @@ pub struct LocalProvider {
     #[schemars(length(min = 1))]
     #[schemars(extend("examples" = ["/srv/vms"]))]
     pub path: String,
+    /// How the disks are stored. Changing it changes nothing about VMs that were moved; what was partly copied in the other
+    /// format is deleted and copied again.
+    #[serde(default)]
+    pub disk_format: ImageFormat,
+}
+
+/// How disks are stored on a target.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Byte by byte as the guest sees them, in sparse files.
+    #[default]
+    Raw,
+    /// QEMU's format, which keeps its holes wherever the file goes. At most 8 TiB a disk.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// Returns its name, as manifests, QEMU and libvirt write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// The two ends of a plan or a mapping.
@@ -118,7 +156,7 @@ impl Lawful for Provider {
     fn check(&self) -> Result<(), String> {
         match (self.kind, &self.ova, &self.local) {
             (ProviderType::Ova, Some(OvaProvider { path }), None)
-            | (ProviderType::Local, None, Some(LocalProvider { path })) => {
+            | (ProviderType::Local, None, Some(LocalProvider { path, disk_format: _ })) => {
                 not_empty(Some(path), "path")
             }
             (ProviderType::Vsphere, None, None) => match (&self.url, &self.credentials) {

@@ -267,6 +267,21 @@ fn what_a_document_can_say_wrong() {
         "#]],
     );
     check(
+        &format!("{provider}spec: {{ type: local, local: {{ path: x, diskFormat: qcow }} }}\n"),
+        expect![[r#"
+            p.yaml:4:52: `spec.local.diskFormat` cannot be `qcow`: one of `raw`, `qcow2` [FY0208] … hint: did you mean `qcow2`?
+        "#]],
+    );
+    check(
+        &format!(
+            "{provider}spec: {{ type: local, local: {{ path: x, diskFormat: vmdk, format: raw }} }}\n"
+        ),
+        expect![[r#"
+            p.yaml:4:52: `spec.local.diskFormat` cannot be `vmdk`: one of `raw`, `qcow2` [FY0208] … hint: `ferry explain Provider.local.diskFormat` says what belongs here
+            p.yaml:4:58: the field `format` is not known in `spec.local` [FY0205] … hint: fields here: `path`, `diskFormat`
+        "#]],
+    );
+    check(
         &format!("{provider}spec: {{ type: ova, local: {{ path: x }} }}\n"),
         expect![[r#"
             p.yaml:4:1: the field `ova` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here

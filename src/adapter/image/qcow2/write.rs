@@ -86,6 +86,19 @@ impl Qcow2Disk {
         capacity: u64,
         lock_wait: Duration,
     ) -> Result<(), PortError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        let file = regular(File::from(confine.open(path, flags)?), path)?;
+        Self::fill(&file, path, capacity, lock_wait)?;
+        sync_folder(confine, path)
+    }
+
+    /// Makes an image of a file that is open, as [`Self::create`] does; the file's name is not made durable.
+    pub(in crate::adapter::image) fn fill(
+        file: &File,
+        path: &Path,
+        capacity: u64,
+        lock_wait: Duration,
+    ) -> Result<(), PortError> {
         let refused = |why: String, remedy: &str| {
             let text = format!("cannot make {}: {why}", path.display());
             Err(PortError::lasting(text, remedy, Mend::Person))
@@ -94,20 +107,22 @@ impl Qcow2Disk {
             let why = format!(
                 "a qcow2 of {capacity} bytes: only whole sectors and at most {CAPACITY_MAX} are written"
             );
-            return refused(why, "choose raw disks for this VM");
+            return refused(
+                why,
+                "choose raw disks: `diskFormat: raw` in the target's Provider, `--target-format raw` of `ferry copy`",
+            );
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        let file = regular(File::from(confine.open(path, flags)?), path)?;
-        lock(&file, path, lock_wait)?;
+        lock(file, path, lock_wait)?;
         let l1_entries = Tables::new(capacity).count();
         let l1_clusters = (l1_entries * ENTRY_BYTES).div_ceil(CLUSTER).max(1);
         let end = L1_AT + u32::try_from(l1_clusters).expect("the capacity has a bound");
         let length = file.metadata().map_err(|error| failed("look at", path, None, error))?.len();
-        match start_of(&file, path)? {
+        match start_of(file, path)? {
             start if start.iter().all(|byte| *byte == 0) && [0, byte_of(end)].contains(&length) => {
             }
             start if header(&start).is_ok_and(|header| header.capacity == capacity) => {
-                return sync_folder(confine, path);
+                // Whoever wrote that may have been killed right after it.
+                return fsync(file).map_err(|error| failed("sync", path, None, error.into()));
             }
             _ => {
                 return refused(
@@ -116,8 +131,15 @@ impl Qcow2Disk {
                 );
             }
         }
-        lay_out(&file, path, capacity, end)?;
-        sync_folder(confine, path)
+        lay_out(file, path, capacity, end)
+    }
+
+    /// Returns what the guest sees of a file, in bytes; `None` where the file is no qcow2 that is read.
+    pub(in crate::adapter::image) fn capacity(
+        file: &File,
+        path: &Path,
+    ) -> Result<Option<u64>, PortError> {
+        Ok(header(&start_of(file, path)?).ok().map(|header| header.capacity))
     }
 
     /// Opens and locks an image and its map. The image must stand there, as [`Self::create`] and this made it; the map is
@@ -567,7 +589,7 @@ fn foreign(files: &LockedDisk, at: u64, why: &str) -> PortError {
     let path = files.path().display();
     PortError::lasting(
         format!("{path} is not the image that ferry made, at byte {at}: {why}"),
-        "something else wrote into the target's folder: migrate the VM again",
+        "something else wrote to it, as a VM does that was started from it; where none was, migrate the VM again",
         Mend::Person,
     )
 }

@@ -1,13 +1,14 @@
 //! Real files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
 
 use super::*;
 use crate::adapter::image::LocalImages;
 use crate::adapter::image::locked::write_all;
 use crate::adapter::image::vmdk_write::write_stream_optimized;
-use crate::adapter::location::{Stamp, StoredDisk};
+use crate::adapter::location::{LocalDisk, Stamp, StoredDisk};
 use crate::copy::engine::{Bounds, Comparison, End, Flow, copy_disk, verify_disk};
 use crate::copy::protocol::DiskJob;
 use crate::domain::id::{DiskKey, TargetName, Token};
