@@ -1,7 +1,5 @@
 //! Where disks are: what stands in a [`SourceDisk`] and a [`TargetDisk`]. Only adapters look inside.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{TargetName, Token};

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ferry::copy::tree::LEAF_BYTES;
 
 use crate::kill::{children, until};
-use crate::peers::{GUEST_MARKER, Libvirt, run, tool};
+use crate::peers::{GUEST_MARKER, Libvirt, format_of, run, same, tool};
 use crate::sandbox::{Plans, Ran, Running, Sandbox};
 
 /// How long a conversion may take: under emulation, on a busy machine.
@@ -23,8 +23,8 @@ struct Move {
 }
 
 impl Move {
-    /// Packs the images as the export of a VM, and commits a plan that moves it.
-    fn of(sandbox: Sandbox, images: &[&str], settings: &str) -> Self {
+    /// Packs the images as the export of a VM, and commits a plan that moves it to disks of a format.
+    fn of(sandbox: Sandbox, images: &[&str], settings: &str, format: &str) -> Self {
         let folder = |name: &str| sandbox.path(name).display().to_string();
         for name in ["ova", "vms"] {
             fs::create_dir(sandbox.path(name)).unwrap();
@@ -57,7 +57,10 @@ impl Move {
             document(
                 "Provider",
                 "here",
-                &format!("type: local\n  local: {{ path: {} }}", folder("vms")),
+                &format!(
+                    "type: local\n  local: {{ path: {}, diskFormat: {format} }}",
+                    folder("vms")
+                ),
             ),
             document(
                 "NetworkMapping",
@@ -101,6 +104,37 @@ impl Move {
         fs::read_to_string(self.sandbox.path("run.log")).is_ok_and(|log| log.contains(words))
     }
 
+    /// Returns the folder that the VM is made in.
+    fn area(&self) -> PathBuf {
+        fs::read_dir(self.sandbox.path("vms")).unwrap().next().unwrap().unwrap().path()
+    }
+
+    /// Lists the files of the VM.
+    fn names(&self) -> Vec<String> {
+        let files = fs::read_dir(self.sandbox.path("vms/web01")).unwrap().flatten();
+        let mut names: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Fails unless the VM stands there with what the fake converter makes of its disks, and with nothing else.
+    #[track_caller]
+    fn is_converted(&self, format: &str) {
+        let folder = self.sandbox.path("vms/web01");
+        let disks = ["disk-0", "disk-1"].map(|name| format!("{name}.{format}"));
+        assert_eq!(
+            self.names(),
+            [disks[0].as_str(), disks[1].as_str(), "domain.xml", "ferry.json"]
+        );
+        for (disk, byte) in disks.iter().zip([1, 2]) {
+            let disk = folder.join(disk);
+            assert!(seen(&disk) == converted(byte));
+            if format == "qcow2" {
+                run("qemu-img", ["check", "-q", "-f", format, disk.to_str().unwrap()]);
+            }
+        }
+    }
+
     /// Returns the report of the VM.
     fn report(&self) -> String {
         let files = self.plans.files("ferry/status");
@@ -126,6 +160,16 @@ fn lives(process: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
+/// Reads what a guest sees of a disk.
+fn seen(disk: &Path) -> Vec<u8> {
+    let raw = disk.with_extension("seen");
+    let (from, to) = (disk.to_str().unwrap(), raw.to_str().unwrap());
+    run("qemu-img", ["convert", "-f", format_of(disk), "-O", "raw", from, to]);
+    let bytes = fs::read(&raw).unwrap();
+    fs::remove_file(&raw).unwrap();
+    bytes
+}
+
 /// Reads a file of the guest's file system; the partition begins at 1 MiB.
 fn content(image: &Path, file: &str) -> String {
     let image = format!("{}?offset=1048576", image.display());
@@ -134,6 +178,15 @@ fn content(image: &Path, file: &str) -> String {
 
 #[test]
 fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
+    guest_of_vmware("raw");
+}
+
+#[test]
+fn a_guest_of_vmware_boots_from_a_qcow2_after_its_conversion_was_killed() {
+    guest_of_vmware("qcow2");
+}
+
+fn guest_of_vmware(format: &str) {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
     tool("tiny-guest.sh", ["build", &path("source.raw"), "--debian", "--name", "web01"]);
@@ -145,7 +198,7 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     }
     fs::write(path("data.raw"), vec![7; 100_000]).unwrap();
     fs::File::options().write(true).open(path("data.raw")).unwrap().set_len(64 << 20).unwrap();
-    let moved = Move::of(sandbox, &["source.raw", "data.raw"], "");
+    let moved = Move::of(sandbox, &["source.raw", "data.raw"], "", format);
 
     let preview = moved.ferry(&["diff"]).expect(2);
     assert!(preview.stdout.contains("converts the guest"), "{}", preview.stdout);
@@ -155,20 +208,19 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     assert!(processes.len() > 2, "worker, converter and QEMU: {processes:?}");
     running.kill();
     until(60, "an end of all", || !processes.iter().any(|process| lives(*process)));
-    let area = fs::read_dir(moved.sandbox.path("vms")).unwrap().next().unwrap().unwrap().path();
-    run("cmp", [moved.sandbox.path("source.raw").as_path(), &area.join("disk-0.raw")]);
+    let disks = ["disk-0", "disk-1"].map(|name| format!("{name}.{format}"));
+    same(&moved.sandbox.path("source.raw"), &moved.area().join(&disks[0]));
 
     moved.ferry(&["run", "--once"]).expect(0);
     let report = moved.report();
     assert!(report.contains("name: ImageConversion\n  status: Completed"), "{report}");
     assert!(report.contains("conversionWarnings"), "{report}");
     let folder = moved.sandbox.path("vms/web01");
-    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
-    names.sort_by_key(std::fs::DirEntry::file_name);
-    let names: Vec<_> = names.iter().map(std::fs::DirEntry::file_name).collect();
-    assert_eq!(names, ["disk-0.raw", "disk-1.raw", "domain.xml", "ferry.json"]);
-    assert_eq!(content(&folder.join("disk-0.raw"), "/srv/data/orders"), orders);
-    run("cmp", [moved.sandbox.path("data.raw"), folder.join("disk-1.raw")]);
+    assert_eq!(moved.names(), [disks[0].as_str(), disks[1].as_str(), "domain.xml", "ferry.json"]);
+    let plain = moved.sandbox.path("converted.raw");
+    fs::write(&plain, seen(&folder.join(&disks[0]))).unwrap();
+    assert_eq!(content(&plain, "/srv/data/orders"), orders);
+    same(&moved.sandbox.path("data.raw"), &folder.join(&disks[1]));
     let verified = moved.ferry(&["verify", "web/web01"]).expect(1);
     assert!(verified.stdout.contains("ended when its guest was converted"), "{}", verified.stdout);
     moved.ferry(&["diff"]).expect(0);
@@ -195,7 +247,7 @@ wait) echo "[   1.0] Converting the guest"; exec cat "$here/never" ;;
 esac
 "#;
 
-fn with_fake(mood: &str) -> Move {
+fn with_fake(mood: &str, format: &str) -> Move {
     let sandbox = Sandbox::new();
     let fake = sandbox.write("tools/virt-v2v-in-place", FAKE);
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
@@ -206,7 +258,7 @@ fn with_fake(mood: &str) -> Move {
         sandbox.write(name, vec![byte; 48 * leaf]);
     }
     let settings = format!("convert: {{ path: {} }}\n", fake.display());
-    Move::of(sandbox, &["source.raw", "data.raw"], &settings)
+    Move::of(sandbox, &["source.raw", "data.raw"], &settings, format)
 }
 
 /// What the fake converter makes of a disk that holds one byte everywhere.
@@ -219,36 +271,51 @@ fn converted(byte: u8) -> Vec<u8> {
 
 #[test]
 fn a_guest_that_cannot_be_converted_stays_as_copied_and_is_converted_later_without_copying() {
-    let mut moved = with_fake("fail");
-    moved.ferry(&["run", "--once"]).expect(1);
-    let report = moved.report();
-    assert!(report.contains("inspection could not detect the source guest"), "{report}");
-    let area = fs::read_dir(moved.sandbox.path("vms")).unwrap().next().unwrap().unwrap().path();
-    for (source, disk) in [("source.raw", "disk-0.raw"), ("data.raw", "disk-1.raw")] {
-        run("cmp", [moved.sandbox.path(source), area.join(disk)]);
-    }
-    moved.sandbox.write("tools/mood", "convert");
-    moved.migrate("web-2");
-    let ran = moved.ferry(&["run", "--once"]).expect(0);
-    assert!(!ran.stderr.contains("copy, "), "nothing is copied again:\n{}", ran.stderr);
-    for (disk, byte) in [("disk-0.raw", 1), ("disk-1.raw", 2)] {
-        let disk = fs::read(moved.sandbox.path("vms/web01").join(disk)).unwrap();
-        assert!(disk == converted(byte));
+    for format in ["raw", "qcow2"] {
+        let mut moved = with_fake("fail", format);
+        moved.ferry(&["run", "--once"]).expect(1);
+        let report = moved.report();
+        assert!(report.contains("inspection could not detect the source guest"), "{report}");
+        let area = moved.area();
+        for (source, disk) in [("source.raw", "disk-0"), ("data.raw", "disk-1")] {
+            same(&moved.sandbox.path(source), &area.join(format!("{disk}.{format}")));
+        }
+        moved.sandbox.write("tools/mood", "convert");
+        moved.migrate("web-2");
+        let ran = moved.ferry(&["run", "--once"]).expect(0);
+        assert!(!ran.stderr.contains("copy, "), "nothing is copied again:\n{}", ran.stderr);
+        moved.is_converted(format);
     }
 }
 
 #[test]
-fn a_conversion_is_stopped_with_its_controller_and_begun_again() {
-    let moved = with_fake("wait");
-    for _ in 0..2 {
-        let running = moved.start();
-        until(60, "the conversion", || moved.said("convert: Converting the guest"));
-        let processes = family(running.id());
-        running.kill();
-        until(60, "an end of all", || !processes.iter().any(|process| lives(*process)));
-    }
+fn what_was_kept_in_another_format_goes_and_is_copied_again() {
+    let mut moved = with_fake("fail", "raw");
+    moved.ferry(&["run", "--once"]).expect(1);
+    let kept = moved.area();
+    assert!(kept.join("disk-1.raw").exists());
     moved.sandbox.write("tools/mood", "convert");
+    let plan = moved.files["web.yaml"].replace("diskFormat: raw", "diskFormat: qcow2");
+    moved.files.insert("web.yaml", plan);
+    moved.migrate("web-2");
     moved.ferry(&["run", "--once"]).expect(0);
-    let disk = fs::read(moved.sandbox.path("vms/web01/disk-1.raw")).unwrap();
-    assert!(disk == converted(2));
+    assert!(!kept.exists());
+    moved.is_converted("qcow2");
+}
+
+#[test]
+fn a_conversion_is_stopped_with_its_controller_and_begun_again() {
+    for format in ["raw", "qcow2"] {
+        let moved = with_fake("wait", format);
+        for _ in 0..2 {
+            let running = moved.start();
+            until(60, "the conversion", || moved.said("convert: Converting the guest"));
+            let processes = family(running.id());
+            running.kill();
+            until(60, "an end of all", || !processes.iter().any(|process| lives(*process)));
+        }
+        moved.sandbox.write("tools/mood", "convert");
+        moved.ferry(&["run", "--once"]).expect(0);
+        moved.is_converted(format);
+    }
 }

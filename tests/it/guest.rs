@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 
 use ferry::adapter::ova::boot::MARKER;
 
-use crate::peers::{GUEST_MARKER, Libvirt, boot, run, tool};
+use crate::peers::{GUEST_MARKER, Libvirt, boot, run, same, tool};
 use crate::sandbox::Sandbox;
 
-/// Providers, a mapping and a plan of one VM, with the folders of a sandbox.
-fn plan(sandbox: &Sandbox) -> String {
+/// Providers, a mapping and a plan of one VM, with the folders of a sandbox. The target says `disks` of its disks.
+fn plan(sandbox: &Sandbox, disks: &str) -> String {
     let folder = |name: &str| sandbox.path(name).display().to_string();
     let head = |kind: &str, name: &str| {
         format!("apiVersion: ferry.dev/v1alpha1\nkind: {kind}\nmetadata: {{ name: {name} }}\n")
@@ -20,7 +20,7 @@ fn plan(sandbox: &Sandbox) -> String {
         head("Provider", "archives")
             + &format!("spec: {{ type: ova, ova: {{ path: {} }} }}\n", folder("ova")),
         head("Provider", "here")
-            + &format!("spec: {{ type: local, local: {{ path: {} }} }}\n", folder("vms")),
+            + &format!("spec: {{ type: local, local: {{ path: {}{disks} }} }}\n", folder("vms")),
         head("NetworkMapping", "networks")
             + &format!(
                 "spec:\n  {ends}\n  map:\n    - {{ source: {{ name: VM Network }}, destination: {{ type: pod }} }}\n"
@@ -48,6 +48,15 @@ fn settings(sandbox: &Sandbox) -> String {
 
 #[test]
 fn a_guest_boots_after_its_move_with_what_it_wrote_before() {
+    moves("", "disk-0.raw");
+}
+
+#[test]
+fn a_guest_boots_from_a_qcow2_with_what_it_wrote_before() {
+    moves(", diskFormat: qcow2", "disk-0.qcow2");
+}
+
+fn moves(disks: &str, disk: &str) {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
     fs::create_dir(sandbox.path("ova")).unwrap();
@@ -59,7 +68,7 @@ fn a_guest_boots_after_its_move_with_what_it_wrote_before() {
 
     let config = settings(&sandbox);
     let plans = sandbox.plans("plans");
-    let mut files = BTreeMap::from([("web.yaml", plan(&sandbox))]);
+    let mut files = BTreeMap::from([("web.yaml", plan(&sandbox, disks))]);
     plans.commit(&files, "a plan, and nothing that runs it");
     sandbox.ferry(["run", "--once", &config]).expect(0);
     assert_eq!(fs::read_dir(sandbox.path("vms")).unwrap().count(), 0, "a plan alone moves nothing");
@@ -70,8 +79,8 @@ fn a_guest_boots_after_its_move_with_what_it_wrote_before() {
     plans.commit(&files, "web01 moves");
     sandbox.ferry(["diff", &config]).expect(2);
     sandbox.ferry(["run", "--once", &config]).expect(0);
-    let disk = sandbox.path("vms/web01/disk-0.raw");
-    run("cmp", [&path("source.raw"), disk.to_str().unwrap()]);
+    let disk = sandbox.path("vms/web01").join(disk);
+    same(&sandbox.path("source.raw"), &disk);
     sandbox.ferry(["verify", "web/web01", &config]).expect(0);
 
     // Nothing is left to do: nothing is committed and nothing is written.

@@ -79,9 +79,12 @@ pub(crate) fn until(seconds: u64, what: &str, holds: impl Fn() -> bool) {
     panic!("{what} within {seconds} s");
 }
 
+/// Makes a new estate.
+type Estate<'a> = dyn Fn() -> Shop + Sync + 'a;
+
 /// Kills a first run at a moment, lets others finish, and compares the end.
-fn trial(archive: &Path, victim: Victim, moment: Moment, wanted: &End) {
-    let shop = Shop::around(archive);
+fn trial(estate: &Estate<'_>, victim: Victim, moment: Moment, wanted: &End) {
+    let shop = estate();
     let run = shop.sandbox.start(shop.with_settings(&["run", "--once"]));
     let pid = run.id();
     until(60, &format!("{victim:?} at {moment:?} comes"), || {
@@ -135,7 +138,16 @@ impl End {
     fn of(shop: &Shop) -> Self {
         shop.ferry(&["diff"]).expect(0);
         shop.ferry(&["verify", "shop"]).expect(0);
-        Self { files: shop.target() }
+        let files = shop.target();
+        #[cfg(feature = "peers")]
+        for image in files
+            .keys()
+            .filter(|name| Path::new(name).extension().is_some_and(|end| end == "qcow2"))
+        {
+            let image = shop.sandbox.path("vms").join(image);
+            crate::peers::run("qemu-img", ["check", "-q", "-f", "qcow2", image.to_str().unwrap()]);
+        }
+        Self { files }
     }
 }
 
@@ -143,7 +155,18 @@ impl End {
 fn whoever_is_killed_whenever_the_end_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let archive = archive(folder.path());
-    let shop = Shop::around(&archive);
+    whoever_is_killed(&|| Shop::around(&archive));
+}
+
+#[test]
+fn whoever_is_killed_over_qcow2_disks_the_end_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = archive(folder.path());
+    whoever_is_killed(&|| Shop::around_with_qcow2(&archive));
+}
+
+fn whoever_is_killed(estate: &Estate<'_>) {
+    let shop = estate();
     shop.ferry(&["run", "--once"]).expect(0);
     let records = shop.journal().len();
     let wanted = End::of(&shop);
@@ -170,7 +193,7 @@ fn whoever_is_killed_whenever_the_end_is_the_same() {
                 loop {
                     let trial_of = next.lock().unwrap().next();
                     let Some((victim, moment)) = trial_of else { break };
-                    trial(&archive, victim, moment, &wanted);
+                    trial(estate, victim, moment, &wanted);
                 }
             });
         }

@@ -67,13 +67,33 @@ pub(crate) fn tool<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Ite
     run(&format!("{}/tests/tools/{name}", env!("CARGO_MANIFEST_DIR")), arguments)
 }
 
-/// Boots a raw image in QEMU until a line with the marker appears on its serial console, and returns that line. What the
+/// Fails unless a guest sees the same in a raw image and in a disk, and a disk that is a qcow2 is whole.
+#[track_caller]
+pub(crate) fn same(raw: &Path, disk: &Path) {
+    let format = format_of(disk);
+    let [raw, disk] = [raw, disk].map(|path| path.to_str().unwrap());
+    if format == "raw" {
+        run("cmp", [raw, disk]);
+        return;
+    }
+    let said = run("qemu-img", ["compare", "-f", "raw", "-F", format, raw, disk]);
+    assert_eq!(said, "Images are identical.\n", "as large, too");
+    run("qemu-img", ["check", "-q", "-f", format, disk]);
+}
+
+/// Tells how a disk is stored by the end of its name.
+pub(crate) fn format_of(disk: &Path) -> &'static str {
+    if disk.extension().is_some_and(|end| end == "qcow2") { "qcow2" } else { "raw" }
+}
+
+/// Boots an image in QEMU until a line with the marker appears on its serial console, and returns that line. What the
 /// guest wrote until then stays in the image.
 #[track_caller]
 pub(crate) fn boot(image: &Path, marker: &str) -> String {
     let limit = BOOT_LIMIT.as_secs().to_string();
-    let image = image.to_str().unwrap();
-    tool("tiny-guest.sh", ["boot", image, "--marker", marker, "--timeout", limit.as_str()])
+    let (format, image) = (format_of(image), image.to_str().unwrap());
+    let limits = ["--marker", marker, "--timeout", limit.as_str()];
+    tool("tiny-guest.sh", ["boot", image, "--format", format].into_iter().chain(limits))
 }
 
 /// Starts a daemon that stays in the foreground; who asked for it ends it.
