@@ -1,23 +1,21 @@
 //! The main job with a real libvirt: from an archive and a plan in git to a running domain, by the program alone.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-use crate::peers::{BOOT_LIMIT, GUEST_MARKER, Libvirt, plain_domain, run, tool};
-use crate::sandbox::{Plans, Sandbox};
+use crate::peers::{BOOT_LIMIT, GUEST_MARKER, Libvirt, marked, plain_domain, run, tool};
+use crate::sandbox::Sandbox;
+use crate::web01::{Says, Web01};
 
 /// A preview whose texts are not broken into lines.
 const PREVIEW: [&str; 3] = ["diff", "--output", "json"];
 
-/// A sandbox with an archive, settings that name a libvirt, and a plan that starts its VM there.
+/// A VM that its plan starts in a libvirt.
 struct Hosted {
-    sandbox: Sandbox,
-    plans: Plans,
-    config: String,
+    moved: Web01,
     /// What the domain is called. The libvirt is the machine's: each test of each run has a name of its own.
     name: String,
     libvirt: Libvirt,
@@ -28,36 +26,27 @@ impl Hosted {
         let name = format!("ferry-{test}-{}", std::process::id());
         let libvirt = Libvirt::start();
         let sandbox = Sandbox::new();
-        let path = |name: &str| sandbox.path(name).display().to_string();
-        fs::create_dir(sandbox.path("ova")).unwrap();
-        fs::create_dir(sandbox.path("vms")).unwrap();
-        tool("tiny-guest.sh", ["build", &path("source.raw"), "--name", "web01"]);
-        tool("make-ova.sh", ["-n", "web01", "-o", &path("ova/web01.ova"), &path("source.raw")]);
-        let settings = format!(
-            "repository: {{ url: {} }}\nstateDir: {}\nallowPaths: [{}, {}]\nlibvirt: {{ uri: {} }}\n",
-            path("plans"),
-            path("state"),
-            path("ova"),
-            path("vms"),
-            Libvirt::URI,
-        );
-        let config = format!("--config={}", sandbox.write("ferry.yaml", settings).display());
-        let plans = sandbox.plans("plans");
-        let files = BTreeMap::from([("web.yaml", plan(&sandbox, &name))]);
-        plans.commit(&files, "web01 moves and runs");
-        Self { sandbox, plans, config, name, libvirt }
+        let source = sandbox.path("source.raw");
+        tool("tiny-guest.sh", ["build", source.to_str().unwrap(), "--name", "web01"]);
+        let entry = format!("targetName: {name}");
+        let settings = format!("libvirt: {{ uri: {} }}\n", Libvirt::URI);
+        let plan = "skipGuestConversion: true, targetPowerState: \"on\"";
+        let says = Says { plan, entry: &entry, target: "", settings: &settings };
+        let mut moved = Web01::new(sandbox, &["source.raw"], says);
+        moved.migrate("web-1");
+        Self { moved, name, libvirt }
     }
 
     /// Runs a command and returns its exit code and its answer.
     fn ferry(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let ran = self.sandbox.ferry(arguments.iter().chain([&self.config.as_str()]));
+        let ran = self.moved.ferry(arguments);
         (ran.code, ran.stdout)
     }
 
     /// Runs a command that is to end with a code, and returns its answer.
     #[track_caller]
     fn expect(&self, arguments: &[&str], code: i32) -> String {
-        self.sandbox.ferry(arguments.iter().chain([&self.config.as_str()])).expect(code).stdout
+        self.moved.ferry(arguments).expect(code).stdout
     }
 
     /// Returns the state of the domain; nothing where there is none.
@@ -74,10 +63,10 @@ impl Hosted {
     fn shadowed(&self, first: &str) -> String {
         let script = format!("#!/bin/sh\n{first}\nexec /usr/bin/virsh \"$@\"\n");
         // Another process writes it: were it open here, a fork of this one could keep it from being run.
-        let path = self.sandbox.path("shadow/virsh").display().to_string();
+        let path = self.moved.sandbox.path("shadow/virsh").display().to_string();
         let write = "mkdir -p \"${2%/*}\" && printf %s \"$1\" > \"$2\" && chmod +x \"$2\"";
         run("sh", ["-c", write, "sh", &script, &path]);
-        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.sandbox.path("shadow").display())
+        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.moved.sandbox.path("shadow").display())
     }
 }
 
@@ -91,31 +80,6 @@ impl Drop for Hosted {
 /// Asks the libvirt of the tests.
 fn virsh(arguments: &[&str]) -> String {
     run("virsh", ["-q", "-c", Libvirt::URI].iter().chain(arguments))
-}
-
-fn plan(sandbox: &Sandbox, name: &str) -> String {
-    let folder = |name: &str| sandbox.path(name).display().to_string();
-    let head = |kind: &str, name: &str| {
-        format!("apiVersion: ferry.dev/v1alpha1\nkind: {kind}\nmetadata: {{ name: {name} }}\n")
-    };
-    let ends = "provider: { source: archives, destination: here }";
-    [
-        head("Provider", "archives")
-            + &format!("spec: {{ type: ova, ova: {{ path: {} }} }}\n", folder("ova")),
-        head("Provider", "here")
-            + &format!("spec: {{ type: local, local: {{ path: {} }} }}\n", folder("vms")),
-        head("NetworkMapping", "networks")
-            + &format!(
-                "spec:\n  {ends}\n  map:\n    - {{ source: {{ name: VM Network }}, destination: {{ type: pod }} }}\n"
-            ),
-        head("Plan", "web")
-            + &format!(
-                "spec:\n  {ends}\n  map: {{ network: networks }}\n  skipGuestConversion: true\n  \
-                 targetPowerState: \"on\"\n  vms: [{{ name: web01, targetName: {name} }}]\n"
-            ),
-        head("Migration", "web-1") + "spec: { plan: web }\n",
-    ]
-    .join("---\n")
 }
 
 /// A serial console, listened to from before its guest begins: the terminal that QEMU makes forgets what nobody reads.
@@ -155,10 +119,8 @@ impl Console {
         let end = Instant::now() + BOOT_LIMIT;
         let mut heard = String::new();
         loop {
-            if let Some(line) = heard.lines().find(|line| line.contains(marker))
-                && heard.contains(&format!("{line}\r\n"))
-            {
-                return line.to_owned();
+            if let Some(line) = marked(&heard, marker) {
+                return line;
             }
             let left = end.saturating_duration_since(Instant::now());
             let said = self.heard.recv_timeout(left);
@@ -182,14 +144,14 @@ fn a_vm_goes_from_its_archive_through_git_to_a_running_domain() {
     // Nothing is left to do: nothing is committed, started again or written.
     let seen = || {
         let id = virsh(&["domid", &hosted.name]);
-        (id, hosted.plans.tip("ferry/status"), virsh(&["dumpxml", &hosted.name]))
+        (id, hosted.moved.plans.tip("ferry/status"), virsh(&["dumpxml", &hosted.name]))
     };
     let before = seen();
     hosted.expect(&["diff"], 0);
     hosted.expect(&["run", "--once"], 0);
     assert_eq!(seen(), before);
     let uuid = virsh(&["domuuid", &hosted.name]);
-    let file = hosted.sandbox.path("vms").join(&hosted.name).join("domain.xml");
+    let file = hosted.moved.sandbox.path("vms").join(&hosted.name).join("domain.xml");
     assert!(fs::read_to_string(file).unwrap().contains(uuid.trim()));
     let status = hosted.expect(&["status", "--why"], 0);
     assert!(status.contains("migrated to") && !status.contains("not started"), "{status}");
@@ -199,7 +161,7 @@ fn a_vm_goes_from_its_archive_through_git_to_a_running_domain() {
 fn killed_around_each_effect_the_domain_is_made_and_started_once() {
     let hosted = Hosted::new("killed");
     let running = |first: &str, state: &str| {
-        let mut command = hosted.sandbox.command(["run", "--once", &hosted.config]);
+        let mut command = hosted.moved.sandbox.command(["run", "--once", &hosted.moved.config]);
         let ran = command.env("PATH", hosted.shadowed(first)).output().unwrap();
         assert_eq!(ran.status.code(), None, "{}", String::from_utf8_lossy(&ran.stderr));
         assert_eq!(hosted.state(), state, "{first}");
@@ -208,7 +170,10 @@ fn killed_around_each_effect_the_domain_is_made_and_started_once() {
         format!("case \" $* \" in *\" {command} \"*) {done} kill -9 $PPID; exit 1;; esac")
     };
     running(&at("define", ""), "");
-    assert!(hosted.sandbox.path("vms").join(&hosted.name).exists(), "it has its name already");
+    assert!(
+        hosted.moved.sandbox.path("vms").join(&hosted.name).exists(),
+        "it has its name already"
+    );
     running(&at("define", "/usr/bin/virsh \"$@\";"), "shut off");
     running(&at("start", ""), "shut off");
     running(&at("start", "/usr/bin/virsh \"$@\";"), "running");
@@ -221,14 +186,14 @@ fn killed_around_each_effect_the_domain_is_made_and_started_once() {
 #[test]
 fn a_domain_of_somebody_else_keeps_its_name() {
     let hosted = Hosted::new("foreign");
-    let disk = hosted.sandbox.path("theirs.raw");
-    let theirs = hosted.sandbox.write("theirs.xml", plain_domain(&hosted.name, &disk));
+    let disk = hosted.moved.sandbox.path("theirs.raw");
+    let theirs = hosted.moved.sandbox.write("theirs.xml", plain_domain(&hosted.name, &disk));
     virsh(&["define", theirs.to_str().unwrap()]);
     let uuid = virsh(&["domuuid", &hosted.name]);
     let told = hosted.expect(&["diff"], 3);
     assert!(told.contains("stands on `here` already"), "{told}");
     hosted.expect(&["run", "--once"], 3);
-    assert_eq!(fs::read_dir(hosted.sandbox.path("vms")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(hosted.moved.sandbox.path("vms")).unwrap().count(), 0);
     assert_eq!((virsh(&["domuuid", &hosted.name]), hosted.state().as_str()), (uuid, "shut off"));
     virsh(&["undefine", &hosted.name]);
     hosted.expect(&["run", "--once"], 0);
@@ -238,9 +203,9 @@ fn a_domain_of_somebody_else_keeps_its_name() {
 #[test]
 fn without_a_libvirt_nothing_is_started_and_that_is_said() {
     let hosted = Hosted::new("files");
-    let settings = fs::read_to_string(hosted.sandbox.path("ferry.yaml")).unwrap();
+    let settings = fs::read_to_string(hosted.moved.sandbox.path("ferry.yaml")).unwrap();
     let files_only = settings.lines().filter(|line| !line.starts_with("libvirt:"));
-    hosted.sandbox.write("ferry.yaml", files_only.collect::<Vec<_>>().join("\n"));
+    hosted.moved.sandbox.write("ferry.yaml", files_only.collect::<Vec<_>>().join("\n"));
     let told = hosted.expect(&PREVIEW, 2);
     assert!(told.contains("does not start it: the target starts nothing"), "{told}");
     hosted.expect(&["run", "--once"], 0);

@@ -34,4 +34,6 @@ mod shop;
 mod story;
 mod tidy;
 mod watching;
+#[cfg(feature = "peers")]
+mod web01;
 mod worker;

@@ -106,6 +106,12 @@ pub(crate) fn start<S: AsRef<OsStr>>(
     daemon.unwrap_or_else(|error| missing(program, &error))
 }
 
+/// Finds the line with a marker in what a console said, once it is whole.
+pub(crate) fn marked(heard: &str, marker: &str) -> Option<String> {
+    let line = heard.lines().find(|line| line.contains(marker))?;
+    heard.contains(&format!("{line}\r\n")).then(|| line.to_owned())
+}
+
 /// No arguments.
 const NOTHING: [&str; 0] = [];
 
@@ -175,10 +181,8 @@ impl Libvirt {
         let end = Instant::now() + BOOT_LIMIT;
         let mut heard = String::new();
         loop {
-            if let Some(line) = heard.lines().find(|line| line.contains(marker))
-                && heard.contains(&format!("{line}\r\n"))
-            {
-                return line.to_owned();
+            if let Some(line) = marked(&heard, marker) {
+                return line;
             }
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no `{marker}` within {BOOT_LIMIT:?}:\n{heard}");
