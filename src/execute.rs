@@ -11,6 +11,7 @@ use crate::journal::phase::{Area, Kept, Phase};
 use crate::journal::progress::Run;
 use crate::journal::record::{Abandon, DiskCopy, Fact, Mend};
 use crate::manifest::document::{NetworkType, Verify};
+use crate::observed::TargetVm;
 use crate::planted::{Bug, planted};
 use crate::port::{Blueprint, PortError, PoweredOn, World};
 
@@ -352,7 +353,9 @@ impl Place<'_> {
         }
         let (site, name) = (&instructions.desired.target_site, &instructions.target_name);
         let stands = self.world.target.look(site, name)?;
-        if stands.is_some_and(|vm| vm.power == Some(Power::On)) {
+        // What no attempt of ours made is no copy of this VM.
+        let ours = |vm: &TargetVm| vm.made_by.as_ref() == self.run.area();
+        if stands.is_some_and(|vm| ours(&vm) && vm.power == Some(Power::On)) {
             return Err(PortError::lasting(
                 format!("{name} runs on the target, so its source stays off"),
                 "stop it on the target, or power the source on by hand",

@@ -296,9 +296,13 @@ pub trait Converter: Send {
     /// Converts on new overlays over the disks, which stay as they are; overlays of an earlier try go first. `doing` is told
     /// in the converter's words what happens, several times a minute at least, and answers whether to go on.
     fn convert(&mut self, doing: &mut dyn FnMut(&str) -> bool) -> Result<Conversion, PortError>;
-    /// Writes the overlay of a disk into it and returns when that is durable; the overlay stays. May be made again, after a
-    /// crash at any point of an earlier one, too.
-    fn commit(&mut self, disk: &TargetDisk) -> Result<(), PortError>;
+    /// Writes the overlay of a disk into it and returns when that is durable; the overlay stays. `doing` is told and asked as
+    /// while converting. May be made again, after a crash or a stop at any point of an earlier one, too.
+    fn commit(
+        &mut self,
+        disk: &TargetDisk,
+        doing: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Conversion, PortError>;
 }
 
 /// The data plane, in processes of its own.

@@ -6,8 +6,9 @@
 //! is handed on again by the next `take`: whoever takes it journals it first and acknowledges it then.
 //!
 //! A worker that ends without its last message leaves a [`News::Failed`] that may pass ([`News::Ended`] where it was being
-//! stopped), numbered 0: it is handed on once and needs no acknowledgement. A new worker for the same run takes the place of an
-//! ended one and of what was not acknowledged of it.
+//! stopped), numbered 0: it is the last one, and acknowledging it acknowledges all. A new worker for the same run takes the
+//! place of an ended one once all that it said is acknowledged; until then [`Workers::states`] shows it as stopping. So whoever
+//! sees no worker has journaled everything that the last one did.
 //!
 //! # Guarantees
 //!
@@ -143,13 +144,18 @@ impl Workers for Subprocesses {
 
     fn states(&self) -> BTreeMap<RunId, WorkerState> {
         let workers = self.workers();
-        let life = |worker: &Worker| worker.lock().life;
-        let lives = workers.iter().filter_map(|(run, worker)| match life(worker) {
-            Life::Running => Some((run.clone(), worker.speaks())),
-            Life::Stopping => Some((run.clone(), WorkerState::Stopping)),
-            Life::Over => None,
-        });
-        lives.collect()
+        let state = |worker: &Worker| {
+            let state = worker.lock();
+            let (life, heard) = (state.life, state.said.is_empty());
+            drop(state);
+            match life {
+                Life::Running => Some(worker.speaks()),
+                Life::Over if heard => None,
+                Life::Stopping | Life::Over => Some(WorkerState::Stopping),
+            }
+        };
+        let known = |(run, worker): (&RunId, &Arc<Worker>)| Some((run.clone(), state(worker)?));
+        workers.iter().filter_map(known).collect()
     }
 
     fn take(&self) -> Vec<WorkerEvent> {
@@ -164,7 +170,7 @@ impl Workers for Subprocesses {
 
     fn acknowledge(&self, run: &RunId, number: u64) {
         if let Some(worker) = self.worker(run) {
-            worker.lock().said.retain(|(said, _)| *said == 0 || *said > number);
+            worker.lock().said.retain(|(said, _)| number != 0 && (*said == 0 || *said > number));
             worker.tell(&ToWorker::Acknowledge { number });
         }
     }
@@ -274,7 +280,6 @@ impl Worker {
                 .cloned()
                 .map(|(number, news)| event(FromWorker::Said { number, news })),
         );
-        state.said.retain(|(number, _)| *number != 0);
         taken
     }
 

@@ -301,6 +301,8 @@ impl<'w> Controller<'w> {
                         }
                         // The next worker of the attempt counts from 1 again.
                         if last {
+                            self.live.retain(|(other, _), _| *other != run);
+                            self.doing.remove(&run);
                             self.heard.remove(&run);
                         } else {
                             self.heard.insert(run.clone(), number);
@@ -323,11 +325,7 @@ impl<'w> Controller<'w> {
             News::Converted { warnings } => Fact::Converted { warnings },
             News::Committed { disk } => Fact::DiskCommitted { disk },
             News::Failed(fault) => Fact::Tried(fault),
-            News::Ended => {
-                self.live.retain(|(other, _), _| other != run);
-                self.doing.remove(run);
-                return Ok(false);
-            }
+            News::Ended => return Ok(false),
         };
         let current = self.progress.runs(&run.vm).last().filter(|last| last.begun.run() == run);
         let at_work = current

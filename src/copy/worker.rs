@@ -123,19 +123,18 @@ fn convert(
     converter: &mut dyn Converter,
     voice: &Voice<'_>,
 ) -> Result<(), PortError> {
+    let mut doing = |text: &str| voice.doing(text) == Flow::Continue;
     if !job.converted {
-        let mut doing = |text: &str| voice.doing(text) == Flow::Continue;
         if let Conversion::Done { warnings } = converter.convert(&mut doing)? {
             voice.say(News::Converted { warnings });
         }
         return Ok(());
     }
     for disk in job.disks.iter().filter(|disk| !disk.committed) {
-        if voice.doing("commit the conversion") == Flow::Stop {
-            break;
+        match converter.commit(&disk.target, &mut doing)? {
+            Conversion::Done { .. } => voice.say(News::Committed { disk: disk.disk.clone() }),
+            Conversion::Stopped => break,
         }
-        converter.commit(&disk.target)?;
-        voice.say(News::Committed { disk: disk.disk.clone() });
     }
     Ok(())
 }

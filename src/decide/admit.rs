@@ -175,6 +175,7 @@ pub(super) fn conversion(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
         input.progress.moving().filter(converting).partition(|run| runs(run));
     let before = |other: &&&Run| {
         matches!(relief(input, other), Relief::None)
+            && goes_on(input, other)
             && (other.since, other.begun.run()) < (run.since, run.begun.run())
     };
     let ahead = waiting.iter().filter(before).count();
@@ -183,6 +184,13 @@ pub(super) fn conversion(input: &Input<'_>, run: &Run) -> Result<(), Wait> {
     } else {
         Err(Wait::Converter { at: ahead + 1 })
     }
+}
+
+/// Tells whether policy lets an attempt go on, as `step` asks it: who waits for a person keeps nobody else waiting.
+fn goes_on(input: &Input<'_>, run: &Run) -> bool {
+    let verdict = input.begun.get(&run.begun.run().vm);
+    run.phase.took_source_down()
+        || verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Cleared(_)))
 }
 
 /// Tells whether an attempt stands still for a finding that only people can take away: then it keeps no place from others.

@@ -201,8 +201,9 @@ fn prepare(input: &Input<'_>, run: &Run, off: &Off) -> Next {
         // A disk that was copied and never found equal may be a bad one, which comparing again does not mend.
         let compared = instructions.desired.verify == Verify::None
             || kept.disks.iter().all(|disk| disk.root.is_none() || disk.verified);
-        let stands = seen.areas.contains(&kept.area)
-            || seen.vms.values().any(|vm| vm.made_by.as_ref() == Some(&kept.area));
+        // Nothing is converted in a VM: somebody may have started that.
+        let made = || seen.vms.values().any(|vm| vm.made_by.as_ref() == Some(&kept.area));
+        let stands = seen.areas.contains(&kept.area) || (!run.begun.converts() && made());
         // What a conversion was written into is no copy.
         let pristine = kept.disks.iter().all(|disk| !disk.converted);
         // An area that was given up while it was made has no disks that anybody knows of.

@@ -42,6 +42,7 @@ struct Bench {
     verify: Verify,
     format: ImageFormat,
     convert: bool,
+    blocked: Option<&'static str>,
     cutover: CutoverLimits,
     calendar: Arc<Calendar>,
     closed: Vec<String>,
@@ -103,6 +104,7 @@ impl Bench {
             verify: Verify::None,
             format: ImageFormat::Raw,
             convert: false,
+            blocked: None,
             cutover: CutoverLimits { require_window: false, ..CutoverLimits::default() },
             calendar: Arc::default(),
             closed: Vec::new(),
@@ -161,12 +163,16 @@ impl Bench {
         let digest = Digest::new("d");
         let name = TargetName::new(vm.name.clone());
         let cleared = Cleared::for_tests(desired, vm.clone(), name, digest.clone());
+        let outcome = match self.blocked {
+            Some(blocked) if blocked == vm.name => Outcome::Blocked,
+            Some(_) | None => Outcome::Cleared(Box::new(cleared)),
+        };
         Verdict {
             key: key(&vm.name),
             vm: Some(vm.id.clone()),
             digest: Some(digest),
             findings: Vec::new(),
-            outcome: Outcome::Cleared(Box::new(cleared)),
+            outcome,
         }
     }
 

@@ -259,8 +259,8 @@ impl State {
 impl Workers for SimWorld {
     fn start(&self, job: Job) -> Result<(), PortError> {
         self.call(Call::WorkerStart, |state| {
-            let alive = state.workers.get(job.run()).is_some_and(|worker| !worker.ended);
-            if !alive {
+            let stands = |worker: &SimWorker| !worker.ended || !worker.outbox.is_empty();
+            if !state.workers.get(job.run()).is_some_and(stands) {
                 state.workers.insert(job.run().clone(), SimWorker::new(job));
             }
             Ok(())
@@ -269,8 +269,15 @@ impl Workers for SimWorld {
 
     fn states(&self) -> BTreeMap<RunId, WorkerState> {
         let state = self.lock();
-        let alive = state.workers.iter().filter(|(_, worker)| !worker.ended);
-        alive.map(|(run, _)| (run.clone(), WorkerState::Running)).collect()
+        let known = |(run, worker): (&RunId, &SimWorker)| {
+            let seen = match (worker.ended, worker.outbox.is_empty()) {
+                (false, _) => WorkerState::Running,
+                (true, false) => WorkerState::Stopping,
+                (true, true) => return None,
+            };
+            Some((run.clone(), seen))
+        };
+        state.workers.iter().filter_map(known).collect()
     }
 
     fn take(&self) -> Vec<WorkerEvent> {

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use ferry::copy::tree::LEAF_BYTES;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::kill::{children, until};
+use crate::kill::{children, until, workers};
 use crate::peers::{GUEST_MARKER, Libvirt, format_of, run, same, tool};
 use crate::sandbox::Sandbox;
 use crate::web01::{Says, Web01};
@@ -196,11 +197,51 @@ fn a_conversion_is_stopped_with_its_controller_and_begun_again() {
             let running = moved.start();
             until(60, "the conversion", || moved.said("convert: Converting the guest"));
             let processes = family(running.id());
+            assert!(processes.len() > 2, "worker, guard and converter: {processes:?}");
             running.kill();
             until(60, "an end of all", || !processes.iter().any(|process| lives(*process)));
         }
         moved.sandbox.write("tools/mood", "convert");
         moved.ferry(&["run", "--once"]).expect(0);
         is_converted(&moved, format);
+    }
+}
+
+/// A qemu-img that never ends a commit while `mood` says so, nor begins it.
+const SLOW_COMMITS: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+case "$1 $(cat "$here/mood")" in
+"commit slow") exec cat "$here/never" ;;
+esac
+exec /usr/bin/qemu-img "$@"
+"#;
+
+#[test]
+fn whoever_is_killed_between_two_commits_the_guest_is_whole_in_the_end() {
+    for (controller, worker) in [(true, false), (false, true), (true, true)] {
+        let moved = with_fake("slow", "raw");
+        let tool = moved.sandbox.write("tools/qemu-img", SLOW_COMMITS);
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tool.parent().unwrap().display());
+        let log = fs::File::create(moved.sandbox.path("run.log")).unwrap();
+        let mut command = moved.sandbox.command(["run", "--once", &moved.config]);
+        let mut running = command.env("PATH", path).stderr(log).spawn().unwrap();
+        until(60, "a commit", || moved.said("Committing the conversion of disk-0.raw"));
+        let processes = family(running.id());
+        assert!(processes.len() > 2, "worker, guard and qemu-img: {processes:?}");
+        moved.sandbox.write("tools/mood", "convert");
+        if worker {
+            let pid = Pid::from_raw(workers(running.id())[0]).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        if controller {
+            running.kill().unwrap();
+        }
+        until(60, "an end of all", || !processes.iter().any(|process| lives(*process)));
+        assert_eq!(running.wait().unwrap().success(), !controller);
+        moved.ferry(&["run", "--once"]).expect(0);
+        is_converted(&moved, "raw");
+        let said = fs::read_to_string(moved.sandbox.path("run.log")).unwrap();
+        assert_eq!(said.matches("convert: Opening the source").count(), 1, "{said}");
     }
 }

@@ -1,9 +1,10 @@
 //! Why a conversion failed, and what can be done about it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{fstatvfs, statvfs};
+use rustix::fs::{OFlags, fstatvfs, statvfs};
 
 use super::process::{Ending, Patience};
 use super::words::Words;
@@ -30,12 +31,14 @@ pub(super) struct Attempt<'a> {
     pub(super) area: &'a Folder,
     pub(super) program: &'a Path,
     pub(super) log: String,
+    /// The overlays, which are still there.
+    pub(super) overlays: Vec<String>,
 }
 
 impl Attempt<'_> {
     /// Says why.
     pub(super) fn failed(&self, ending: Ending, words: &Words, patience: Patience) -> PortError {
-        let Self { job, area, program, log } = self;
+        let Self { job, area, program, log, overlays } = self;
         let program = program.display();
         let said = words.failure();
         let step = &words.step;
@@ -54,16 +57,20 @@ impl Attempt<'_> {
                 let remedy = "check `convert.path` in ferry.yaml and the program's permissions";
                 return PortError::lasting(text, remedy, Mend::Target);
             }
+            Ending::Code(0) => return self.slow(words),
             Ending::Code(_) | Ending::Stopped => {}
         }
         let text = format!("the guest {} cannot be converted: {said}", job.name);
         if room(fstatvfs(area.fd())) < ROOM_MIN {
             let remedy = format!("free space below {}; see {log}", area.at("").display());
-            return PortError::lasting(text, remedy, Mend::Space(ROOM_WANTED));
+            // What the overlays took comes back with them, and was not enough.
+            let taken: u64 = overlays.iter().filter_map(|name| allocated(area, name)).sum();
+            let wanted = Bytes(taken.saturating_add(ROOM_WANTED.0));
+            return PortError::lasting(text, remedy, Mend::Space(wanted));
         }
         if room(statvfs(&job.tools.tmp_dir)) < ROOM_MIN {
             let remedy = format!("free space below {}; see {log}", job.tools.tmp_dir);
-            return PortError::lasting(text, remedy, Mend::Target);
+            return PortError::lasting(text, remedy, Mend::Person);
         }
         let cause =
             if said.contains("multi-boot") { "; leave one system on its disks" } else { "" };
@@ -72,6 +79,28 @@ impl Attempt<'_> {
         );
         PortError::lasting(text, remedy, Mend::Person)
     }
+
+    /// A guest that would be started on devices which it cannot use.
+    fn slow(&self, words: &Words) -> PortError {
+        let Self { job, log, .. } = self;
+        let said = words.slow.as_deref().unwrap_or_default();
+        PortError::lasting(
+            format!(
+                "the guest {} has no drivers for virtio after its conversion: {said}",
+                job.name
+            ),
+            format!(
+                "its disks are as they were copied; install virtio drivers that fit it (for Windows `convert.virtioWin`, for Linux a kernel with virtio), see {log}"
+            ),
+            Mend::Person,
+        )
+    }
+}
+
+/// Returns how much a file takes on its disk.
+fn allocated(area: &Folder, name: &str) -> Option<u64> {
+    let file = area.file(name, OFlags::empty()).ok()??;
+    Some(file.metadata().ok()?.blocks().saturating_mul(512))
 }
 
 /// Where that cannot be told, there is room.

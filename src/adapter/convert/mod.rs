@@ -156,8 +156,8 @@ impl VirtV2v {
                     .into();
             // A name without a folder is looked for beside the overlay.
             arguments.extend([disk.file.clone().into(), path.clone().into()]);
-            let mut said: Vec<String> = Vec::new();
-            let ending = self.tool(&program, arguments, &mut said)?;
+            // It writes some kilobytes.
+            let (ending, said) = self.tool(&program, arguments, &mut || true)?;
             for line in &said {
                 log.line(line);
             }
@@ -173,13 +173,14 @@ impl VirtV2v {
         Ok(paths)
     }
 
-    /// Runs a tool to its end and keeps what it says.
+    /// Runs a tool to its end and returns what it said.
     fn tool(
         &self,
         program: &Path,
         arguments: Vec<OsString>,
-        said: &mut Vec<String>,
-    ) -> Result<Ending, PortError> {
+        doing: &mut dyn FnMut() -> bool,
+    ) -> Result<(Ending, Vec<String>), PortError> {
+        let mut said = Vec::new();
         let environment = vec![("PATH", search_path(&self.folders)), ("LC_ALL", "C.UTF-8".into())];
         let order = Order { program, arguments, environment, lock: &self.lock };
         let mut heard = |line: Option<&str>| {
@@ -187,9 +188,10 @@ impl VirtV2v {
             let told = line.map(str::trim).filter(|line| !line.is_empty() && !line.ends_with("%)"));
             said.extend(told.map(str::to_owned));
             said.truncate(20);
-            true
+            doing()
         };
-        run(&order, self.patience, &mut heard).map_err(|error| not_started(program, &error))
+        let ending = run(&order, self.patience, &mut heard);
+        Ok((ending.map_err(|error| not_started(program, &error))?, said))
     }
 
     fn environment(
@@ -261,10 +263,12 @@ impl VirtV2v {
         log.line(&format!("it ended: {ending:?}"));
         match ending {
             Ending::Stopped => return Ok(Conversion::Stopped),
-            Ending::Code(0) => {}
+            Ending::Code(0) if words.slow.is_none() => {}
             Ending::Code(_) | Ending::Signal(_) | Ending::Silent => {
                 let log = log.path().to_string();
-                let attempt = Attempt { job: &self.job, area: &self.area, program: &program, log };
+                let overlays = self.disks.iter().map(LocalDisk::overlay).collect();
+                let (job, area, program) = (&self.job, &self.area, program.as_path());
+                let attempt = Attempt { job, area, program, log, overlays };
                 return Err(attempt.failed(ending, &words, self.patience));
             }
         }
@@ -302,7 +306,11 @@ impl Converter for VirtV2v {
         done
     }
 
-    fn commit(&mut self, disk: &TargetDisk) -> Result<(), PortError> {
+    fn commit(
+        &mut self,
+        disk: &TargetDisk,
+        doing: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Conversion, PortError> {
         let disk = LocalDisk::parse(disk).map_err(|error| damaged(error.to_string()))?;
         if !self.disks.contains(&disk) {
             return Err(damaged(format!("{} is no disk of {:?}", disk.file, self.job.name)));
@@ -320,14 +328,16 @@ impl Converter for VirtV2v {
         let mut arguments: Vec<OsString> =
             ["commit", "-p", "-f", "qcow2", "-d"].map(Into::into).into();
         arguments.push(path.clone().into());
-        let mut said = Vec::new();
-        match self.tool(&program, arguments, &mut said)? {
-            Ending::Code(0) => {}
-            ending => return Err(failed_tool("commit", &path, &said, ending)),
+        let step = format!("Committing the conversion of {}", disk.file);
+        match self.tool(&program, arguments, &mut || doing(&step))? {
+            (Ending::Code(0), _) => {}
+            (Ending::Stopped, _) => return Ok(Conversion::Stopped),
+            (ending, said) => return Err(failed_tool("commit", &path, &said, ending)),
         }
         let file = self.area.file(&disk.file, OFlags::empty())?;
         let file = file.ok_or_else(|| gone(&self.area.at(&disk.file)))?;
-        file.sync_data().map_err(|error| self.area.io("write", &disk.file, &error))
+        file.sync_data().map_err(|error| self.area.io("write", &disk.file, &error))?;
+        Ok(Conversion::Done { warnings: Vec::new() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The converter over the real qemu-img and virt-v2v-in-place. `tests/it/convert.rs` converts a guest.
+//! The converter over the real qemu-img and virt-v2v-in-place. `tests/it/conversion.rs` converts a guest.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -51,13 +51,13 @@ fn a_commit_that_is_made_again_makes_the_same_disk() {
     let disk = &bench.job.disks[0].target;
     let read = || fs::read(bench.in_area("disk-0.raw")).unwrap();
     for _ in 0..2 {
-        converter.commit(disk).unwrap();
+        converter.commit(disk, &mut |_| true).unwrap();
         assert!(read() == after);
     }
     // What a killed one left half written is made whole.
     let file = File::options().write(true).open(bench.in_area("disk-0.raw")).unwrap();
     file.write_all_at(&vec![1; 20 << 20], 8 << 20).unwrap();
-    converter.commit(disk).unwrap();
+    converter.commit(disk, &mut |_| true).unwrap();
     assert!(read() == after);
 }
 
@@ -84,7 +84,7 @@ fn a_commit_that_was_killed_is_made_again() {
     child.wait().unwrap();
     child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
     assert!(read() != after);
-    bench.open().unwrap().commit(&bench.job.disks[0].target).unwrap();
+    bench.open().unwrap().commit(&bench.job.disks[0].target, &mut |_| true).unwrap();
     assert!(read() == after);
 }
 

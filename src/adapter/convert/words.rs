@@ -27,7 +27,12 @@ pub(super) struct Words {
     /// What it warned of, each once.
     pub(super) warnings: Vec<String>,
     error: Option<String>,
+    /// What it said of a guest that has no drivers for virtio although it converted it.
+    pub(super) slow: Option<String>,
 }
+
+/// What the converter says where the guest gets no drivers for virtio: it ends well, and expects devices of another kind.
+const SLOW: [&str; 2] = ["does not have virtio drivers", "slower emulated devices"];
 
 /// Whether a line is worth a place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,9 @@ impl Words {
 
     /// Takes one line.
     pub(super) fn hear(&mut self, line: &str) -> Line {
+        if SLOW.iter().any(|words| line.contains(words)) && !line.starts_with('{') {
+            self.slow.get_or_insert_with(|| one_line(line));
+        }
         if line.starts_with('{')
             && let Ok(Message { kind, message }) = serde_json::from_str(line)
         {

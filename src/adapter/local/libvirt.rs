@@ -29,6 +29,9 @@ use crate::port::PortError;
 /// How long `virsh` may take. It answers within milliseconds, starting a guest included, unless libvirt or a storage hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a `virsh` that was killed may take to end.
+const KILLED: Duration = Duration::from_secs(1);
+
 /// How often a running `virsh` is looked at: it is through after some 15 ms.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -123,9 +126,11 @@ impl Libvirt {
         self.ask(&["start", uuid], None).map(drop)
     }
 
-    /// Undefines a domain, and deletes the variables that its firmware keeps.
+    /// Undefines a domain, and deletes what libvirt keeps of it: the variables of its firmware, a saved state, the lists of
+    /// snapshots.
     pub(super) fn undefine(&self, uuid: &str) -> Result<(), PortError> {
-        self.ask(&["undefine", uuid, "--nvram"], None).map(drop)
+        let all = ["--nvram", "--managed-save", "--snapshots-metadata"];
+        self.ask(&[&["undefine", uuid][..], &all].concat(), None).map(drop)
     }
 
     fn list(&self, arguments: &[&str], power: Power) -> Result<Vec<Domain>, PortError> {
@@ -220,13 +225,19 @@ impl Libvirt {
         }
         // It may have ended by itself just now.
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-        child.wait()?;
+        // One that the kernel does not let go is left to it.
+        for _ in 0..=KILLED.as_millis() / LOOK.as_millis() {
+            if child.try_wait()?.is_some() {
+                break;
+            }
+            thread::sleep(LOOK);
+        }
         Ok(None)
     }
 
     fn passing(&self, text: String) -> PortError {
         let remedy = format!(
-            "`virsh -c {} list --all` has to work for ferry's user: start libvirt, or correct `libvirt.uri`; its log tells more",
+            "what libvirt complains of tells what to do; where it does not answer, `virsh -c {} list --all` has to work for ferry's user: start it, or correct `libvirt.uri`",
             self.uri
         );
         PortError::passing(text, remedy)

@@ -416,10 +416,9 @@ impl Target for LocalTarget {
         let folder = self.open(site)?.folder;
         let (_, vm_name) = names(area, name)?;
         let Some(libvirt) = &self.libvirt else {
-            let command = site.start_command(name).unwrap_or_default();
             return Err(PortError::lasting(
-                "this target starts nothing, since no `libvirt.uri` is set",
-                format!("set it in ferry.yaml again, or start the VM by hand: {command}"),
+                format!("{name} was to be started, and no `libvirt.uri` is set any more"),
+                "set it in ferry.yaml again: whether the VM runs is seen there only",
                 Mend::Person,
             ));
         };

@@ -158,7 +158,7 @@ fn an_area_becomes_a_vm_and_every_effect_may_come_twice() {
     let found: Vec<_> = state.vms.iter().map(|(name, vm)| (name.as_str(), vm.clone())).collect();
     assert_eq!(found, [("notes.txt", others.clone()), ("somebody", others), ("web-01", ours)]);
     let error = bench.target.start(&bench.site, &bench.area, &bench.name).unwrap_err();
-    assert!(error.fault.remedy.contains("virsh"), "{error:?}");
+    assert!(error.fault.text.contains("libvirt.uri"), "{error:?}");
     assert_eq!(error.fault.disposition, Disposition::Stall(Mend::Person));
 }
 

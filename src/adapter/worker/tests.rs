@@ -93,10 +93,11 @@ fn what_is_not_acknowledged_is_handed_on_again() {
     let left = [WorkerEvent { run: run.clone(), said: ended }];
     assert_eq!(stage.workers.take(), left);
     stage.workers.stop(&run).unwrap();
-    assert!(stage.workers.states().is_empty());
     // It has ended, but its last word was not acknowledged.
+    assert_eq!(stage.workers.states().get(&run), Some(&WorkerState::Stopping));
     assert_eq!(stage.workers.take(), left);
     stage.workers.acknowledge(&run, 3);
+    assert!(stage.workers.states().is_empty());
     assert_eq!(stage.workers.take(), []);
     stage.workers.stop(&run).unwrap();
 }
@@ -120,13 +121,17 @@ fn a_worker_that_dies_leaves_a_failure_with_its_status_and_last_line() {
     let (number, text) = failure(taken.last().unwrap()).unwrap();
     assert_eq!((number, &taken[0]), (0, &checkpoint(1)));
     assert!(text.contains("exit status: 3") && text.contains("`disk on fire`"), "{text}");
-    assert!(stage.workers.states().is_empty());
-    // The failure is told once; what was said before it until it is acknowledged.
-    assert_eq!(stage.workers.take().len(), 1);
-    // Nobody takes its place before all that it said was taken: the numbers begin again.
+    // All of it is told until it is acknowledged, and so long it counts as a worker: what it did is not known to everybody.
+    let stopping = Some(&WorkerState::Stopping);
+    assert_eq!(stage.workers.take().len(), 2);
+    assert_eq!(stage.workers.states().get(job().run()), stopping);
+    // Nobody takes its place before: the numbers begin again.
     stage.workers.start(job()).unwrap();
-    assert!(stage.workers.states().is_empty());
     stage.workers.acknowledge(job().run(), 1);
+    assert_eq!(stage.workers.take().len(), 1);
+    assert_eq!(stage.workers.states().get(job().run()), stopping);
+    stage.workers.acknowledge(job().run(), 0);
+    assert!(stage.workers.states().is_empty());
     stage.workers.start(job()).unwrap();
     stage.until(|taken| taken.iter().any(|said| failure(said).is_some()));
 }
@@ -159,6 +164,7 @@ fn a_worker_that_does_not_stop_is_cut_off_and_then_killed() {
     let _ = stage.workers.stop(&run);
     let ended = FromWorker::Said { number: 0, news: News::Ended };
     stage.until(|taken| taken.contains(&ended));
+    stage.workers.acknowledge(&run, 0);
     assert!(stage.workers.states().is_empty());
     assert_eq!(stage.workers.stop(&run), Ok(()));
 }

@@ -43,6 +43,16 @@ pub(super) fn libvirt_uri(text: &str, _base: &Path) -> Result<String, Refused> {
             "write it as `qemu:///system`, or leave the setting out: then nothing is started",
         ));
     }
+    // `qemu:///system`; an authority, or a transport, names another machine.
+    let (scheme, path) = text.split_once("://").unwrap_or((text, "/"));
+    if scheme.contains('+') || !path.starts_with('/') {
+        return Err(refused(
+            format!(
+                "{text:?} is a libvirt of another machine, which does not see the disks of this one"
+            ),
+            "run ferry there, and write `qemu:///system`",
+        ));
+    }
     Ok(text.to_owned())
 }
 

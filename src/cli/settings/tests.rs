@@ -338,6 +338,11 @@ fn a_libvirt_is_named_by_something_that_is_no_option() {
         assert_eq!(error.text, format!("`libvirt.uri`: {hinted} is no URI of a libvirt"));
         assert!(error.hint.is_some() && error.place.ends_with("ferry.yaml:1"), "{error}");
     }
+    for uri in ["qemu+ssh://root@kvm1/system", "qemu://kvm1/system", "qemu+tls:///system"] {
+        world.write("ferry.yaml", &format!("libvirt: {{ uri: '{uri}' }}"));
+        let error = world.resolve(Some("ferry.yaml"), &Flags::default()).unwrap_err();
+        assert!(error.text.contains("of another machine"), "{error}");
+    }
 }
 
 #[test]

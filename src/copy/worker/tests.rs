@@ -50,8 +50,16 @@ impl Converter for Guest {
         }
     }
 
-    fn commit(&mut self, disk: &TargetDisk) -> Result<(), PortError> {
-        if disk.0 == "torn" { Err(PortError::passing("torn", "again")) } else { Ok(()) }
+    fn commit(
+        &mut self,
+        disk: &TargetDisk,
+        doing: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Conversion, PortError> {
+        match disk.0.as_str() {
+            "torn" => Err(PortError::passing("torn", "again")),
+            _ if doing("commit") => Ok(Conversion::Done { warnings: Vec::new() }),
+            _ => Ok(Conversion::Stopped),
+        }
     }
 }
 

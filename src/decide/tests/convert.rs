@@ -4,6 +4,7 @@ use expect_test::expect;
 
 use super::*;
 use crate::domain::window::{Rule, Window};
+use crate::observed::TargetVm;
 
 /// VMs whose disks are copied and whose guests are to be converted.
 fn copied(names: &[&str]) -> Bench {
@@ -63,6 +64,16 @@ fn as_many_guests_are_converted_at_once_as_the_settings_say() {
         web01 waits Converter { at: 3 }
         web03 waits Converter { at: 2 }"#]],
     );
+    // One that policy holds back keeps no place from others.
+    bench.blocked = Some("web02");
+    check(
+        bench.settle(),
+        expect![[r#"
+        web03 do StartConversion (cleared)
+        web01 waits Converter { at: 2 }
+        web02 waits Blocked"#]],
+    );
+    bench.blocked = None;
     // One that failed keeps no place while it rests.
     let fault = fault(Disposition::Stall(Mend::Person));
     bench.fact_of("web02", Fact::Tried(fault.clone())).fact_of("web02", Fact::Stalled(fault));
@@ -115,4 +126,21 @@ fn a_window_holds_the_conversion_as_well() {
             r#"web01 waits Window { by: "25 m 1 s do not fit before the window closes", opens: None }"#
         ]],
     );
+}
+
+#[test]
+fn nothing_is_converted_in_a_vm_that_was_made() {
+    for (convert, adopted) in [(false, "AreaAdopted"), (true, "RemovalIntended")] {
+        let mut bench = copied(&["web01"]);
+        let area = bench.progress.moving().next().unwrap().area().unwrap().clone();
+        let made = TargetVm { made_by: Some(area), power: None };
+        bench.target.vms.insert(TargetName::new("web01"), made);
+        bench.fact(Fact::UndoBegan { why: Abandon::Canceled }).fact(Fact::Undone);
+        bench.convert = convert;
+        bench.request("m2");
+        bench.settle();
+        bench.fact(Fact::PowerRemembered { power: Power::Off });
+        let settled = bench.settle();
+        assert!(settled.starts_with(&format!("web01 {adopted}")), "{convert}: {settled}");
+    }
 }

@@ -107,8 +107,11 @@ fn domains_are_defined_started_listed_and_undefined() {
     fake.put(&format!("domains/{ONE}"), "off web-01");
     libvirt.undefine(ONE).unwrap();
     assert_eq!(libvirt.domains().unwrap().0, [two]);
-    let effects =
-        ["define /dev/stdin", &format!("start {ONE}"), &format!("undefine {ONE} --nvram")];
+    let effects = [
+        "define /dev/stdin",
+        &format!("start {ONE}"),
+        &format!("undefine {ONE} --nvram --managed-save --snapshots-metadata"),
+    ];
     assert_eq!(fake.effects(), effects);
     assert_eq!(libvirt.version().unwrap(), "libvirt 9.1.0, QEMU 7.2.9");
 }

@@ -29,7 +29,8 @@ fn a_vm_is_defined_and_started_and_every_effect_may_come_twice() {
     let fake = Fake::new();
     let bench = Bench::hosted(&fake);
     assert!(bench.target.observe(&bench.site).unwrap().starts);
-    assert!(!Bench::new().target.observe(&bench.site).unwrap_or_default().starts);
+    let files = Bench::new();
+    assert!(!files.target.observe(&files.site).unwrap().starts);
     bench.disks().unwrap();
     assert!(start(&bench).unwrap_err().to_string().contains("gone"));
     assert_eq!(fake.effects(), [""; 0]);
@@ -56,7 +57,10 @@ fn a_vm_is_defined_and_started_and_every_effect_may_come_twice() {
         bench.remove().unwrap();
         assert_eq!((look(&bench), bench.listing()), (None, Vec::new()));
     }
-    assert_eq!(fake.effects(), [format!("undefine {OWN} --nvram")]);
+    assert_eq!(
+        fake.effects(),
+        [format!("undefine {OWN} --nvram --managed-save --snapshots-metadata")]
+    );
 }
 
 #[test]
