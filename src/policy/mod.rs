@@ -230,7 +230,7 @@ impl Judge {
             Some(((*name).clone(), lookup.as_ref().ok()?.state().clone()))
         });
         self.sources = seen.collect();
-        collide(wanted, &mut verdicts);
+        collide(wanted, observed, &mut verdicts);
         verdicts
     }
 
@@ -502,9 +502,14 @@ fn left_off(judged: &Judged, target: &TargetState) -> Option<Concern> {
     Some(Concern { hint: Some(hint), ..plan::say(plan::NOT_STARTED, text) })
 }
 
-/// Blocks entries that mean different VMs and give them one name on one target.
-fn collide(wanted: &Wanted, verdicts: &mut [Verdict]) {
-    let mut first: HashMap<(&ProviderName, &TargetName), usize> = HashMap::new();
+/// Blocks entries that mean different VMs and give them one name on one target. Targets that start their VMs do so in one
+/// libvirt, which knows each name once.
+fn collide(wanted: &Wanted, observed: &Observed, verdicts: &mut [Verdict]) {
+    let starts = |target: &ProviderName| {
+        let state = observed.targets.get(target).map(|seen| &seen.state);
+        state.is_some_and(|state| state.as_ref().is_ok_and(|state| state.starts))
+    };
+    let mut first: HashMap<(Option<&ProviderName>, &TargetName), usize> = HashMap::new();
     let mut pairs = Vec::new();
     let archived = wanted.plans.values().flat_map(|plan| plan.vms.iter().map(|_| plan.archived));
     for (at, (verdict, archived)) in verdicts.iter().zip(archived).enumerate() {
@@ -512,7 +517,8 @@ fn collide(wanted: &Wanted, verdicts: &mut [Verdict]) {
         if archived {
             continue;
         }
-        let place = (&cleared.desired().target, cleared.target_name());
+        let target = Some(&cleared.desired().target).filter(|target| !starts(target));
+        let place = (target, cleared.target_name());
         let other = *first.entry(place).or_insert(at);
         if verdicts[other].vm != verdict.vm {
             pairs.push((other, at));

@@ -376,6 +376,29 @@ fn two_vms_never_get_one_name_on_one_target() {
 }
 
 #[test]
+fn two_folders_of_one_libvirt_have_each_name_once() {
+    let mut other = vm("Web 01");
+    other.name = "Web 01".into();
+    let mut observed = world(vec![vm("web-01"), other]);
+    let mut wanted = wanted(&[("a", &["web-01"]), ("b", &["Web 01"])]);
+    let entry = &mut Arc::make_mut(wanted.plans.values_mut().last().unwrap()).vms[0];
+    let rack = ProviderName::new("rack-2");
+    wish(entry).target = rack.clone();
+    let seen = observed.targets.values().next().unwrap().clone();
+    observed.targets.insert(rack, seen);
+    for (starts, clash) in [(true, true), (false, false)] {
+        for seen in observed.targets.values_mut() {
+            seen.state.as_mut().unwrap().starts = starts;
+        }
+        let verdicts = clear(&wanted, &observed);
+        let said = |verdict: &Verdict| {
+            verdict.findings.iter().any(|found| found.code == "target.name.duplicate")
+        };
+        assert!(verdicts.iter().all(|verdict| said(verdict) == clash), "{verdicts:?}");
+    }
+}
+
+#[test]
 fn what_the_manifest_said_is_not_said_twice_and_never_cleared() {
     let mut wanted = wanted(&[("web", &["web-01"])]);
     let entry = &mut first(&mut wanted).vms[0];
