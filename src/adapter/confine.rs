@@ -70,6 +70,11 @@ fn failed(path: &Path, error: rustix::io::Errno) -> PortError {
             "name the file itself: symbolic links and `..` are not followed below `allowPaths`",
             Mend::Person,
         ),
+        rustix::io::Errno::BUSY => PortError::lasting(
+            text,
+            "unmount it, or end what uses it: `lsblk` and `fuser -v` tell",
+            Mend::Person,
+        ),
         rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::IO => {
             PortError::passing(text, "look at the machine's limits and its log")
         }

@@ -1,21 +1,22 @@
 //! `ferry copy`: the data plane alone, from one image to another.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+mod place;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::ProgressBar;
 use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
-use crate::adapter::image::files::{Files, Format, source};
-use crate::adapter::lock::LockFile;
+use crate::adapter::image::files::{Format, source};
+use crate::cli::copy::place::Place;
 use crate::cli::live::style;
 use crate::cli::log::screen;
 use crate::cli::{Exit, answer, explained, signals, tell, watched};
@@ -23,8 +24,7 @@ use crate::copy::engine::{Bounds, Comparison, End, Flow, Heard, copy_disk, verif
 use crate::copy::protocol::DiskJob;
 use crate::domain::text::visible;
 use crate::domain::unit::{Bytes, lasting};
-use crate::domain::vm::{Disk, TargetDisk};
-use crate::journal::record::Checkpoint;
+use crate::domain::vm::Disk;
 use crate::manifest::document::Verify;
 use crate::port::Clock as _;
 
@@ -32,10 +32,14 @@ use crate::port::Clock as _;
 ///
 /// Reads raw files and block devices, qcow2, VMDK (sparse, flat, in several files, stream-optimized), the disks of an OVA
 /// (`web.ova/web-disk1.vmdk`), which are compared with its manifest, and exports of NBD servers (`nbd://HOST[:PORT]/EXPORT`,
-/// `nbd+unix:///EXPORT?socket=PATH`), without TLS. Writes raw and qcow2 files.
+/// `nbd+unix:///EXPORT?socket=PATH`), without TLS. Writes raw and qcow2 files, and block devices.
 ///
 /// The copy grows in `DST.part`, with what is known of it beside it, and takes its name once all of it is durable: the same
 /// command again goes on from the last checkpoint. Nothing that exists is replaced without `--force`.
+///
+/// A block device is written in place, and nothing else may use it meanwhile; `NAME.part.*` in the current folder holds what is
+/// known of the copy. It goes on as long as the device is the same one, which after a restart of the machine nobody knows. What
+/// a larger device holds behind the disk's end stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -43,6 +47,7 @@ Examples:
   ferry copy --verify old.vmdk new.qcow2      reads the copy again and compares it
   ferry copy 'nbd+unix:///?socket=/run/nbd.sock' disk.raw
   ferry copy --source-format raw /dev/vg0/db db.qcow2
+  ferry copy --force web.qcow2 /dev/vg0/web   everything that the device held is lost
 
 Exit codes:
   0    the copy is whole and durable
@@ -53,20 +58,20 @@ pub(super) struct Arguments {
     /// The disk that is read.
     #[arg(value_name = "SRC")]
     source: String,
-    /// The file that is made.
+    /// The file that is made, or the block device that is written.
     #[arg(value_name = "DST")]
     target: PathBuf,
     /// How the source is stored, where the end of its name does not say it (`.raw`, `.img`, `.qcow2`, `.vmdk`): nothing is
     /// guessed from its content.
     #[arg(long, value_name = "FORMAT", value_parser = formats(&["raw", "qcow2", "vmdk"]))]
     source_format: Option<Format>,
-    /// How the copy is stored, where the end of its name does not say it.
+    /// How the copy is stored, where the end of its name does not say it. A block device is raw.
     #[arg(long, value_name = "FORMAT", value_parser = formats(&["raw", "qcow2"]))]
     target_format: Option<Format>,
     /// Reads the copy again and compares it with the hashes of what was read.
     #[arg(long)]
     verify: bool,
-    /// Replaces what exists, and starts again where another copy stopped.
+    /// Replaces what exists, and what another disk's copy left where it stopped.
     #[arg(long)]
     force: bool,
     /// How the answer is printed.
@@ -81,18 +86,6 @@ enum Output {
     Text,
     /// One object.
     Json,
-}
-
-/// What is kept beside an unfinished copy.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    /// What is copied: another file of the same name is another disk.
-    disk: Disk,
-    /// How the copy is stored.
-    format: Format,
-    /// How far it came.
-    checkpoint: Option<Checkpoint>,
 }
 
 /// What a copy came to.
@@ -116,14 +109,10 @@ struct Done<'a> {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { source: from, target, source_format, target_format, verify, force, output } =
         arguments;
-    let format = target_format.or_else(|| Format::of(&target)).with_context(|| {
-        let name = visible(&target.display().to_string()).into_owned();
-        format!("the end of {name} tells no format … hint: `--target-format raw` or `qcow2`")
-    })?;
+    let place = Place::of(&target, target_format)?;
     // A person names these files, no manifest does: everything that the person may open is allowed.
     let confine = Confine::new([PathBuf::from("/")]);
     let disk = source(&confine, &from, source_format).map_err(explained)?;
-    let place = Place::of(&target)?;
     if fs::canonicalize(&target).is_ok_and(|target| fs::canonicalize(&from).ok() == Some(target)) {
         bail!("{from} cannot be its own copy … hint: name another file");
     }
@@ -132,12 +121,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let stop = Arc::new(AtomicBool::new(false));
     let heard = stop.clone();
     signals::watch(move || heard.store(true, Ordering::SeqCst))?;
-    let mut kept = place.begin(&confine, &disk, format, force)?;
-    let files = Files::new(confine, format);
+    let mut kept = place.begin(&confine, &disk, force)?;
+    let files = place.files(confine);
     let mut screen = Screen::new(&disk, &target, stop);
     let mut job = DiskJob {
         disk: disk.clone(),
-        target: TargetDisk(place.part.to_string_lossy().into_owned()),
+        target: place.disk(),
         checkpoint: kept.checkpoint.clone(),
         copied: None,
     };
@@ -212,135 +201,6 @@ fn print(done: &Done<'_>, output: Output) {
         "{}  {capacity}, {written} written in {took}{resumed}{verified}\nroot  {root}\n",
         visible(&name)
     ));
-}
-
-/// The files of one copy: its name, where it grows, and what is kept beside it.
-struct Place {
-    target: PathBuf,
-    part: PathBuf,
-    map: PathBuf,
-    kept: PathBuf,
-}
-
-impl Place {
-    fn of(target: &Path) -> anyhow::Result<Self> {
-        let Some(name) = target.file_name() else {
-            bail!("{} names no file", target.display());
-        };
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let folder = fs::canonicalize(folder)
-            .with_context(|| format!("cannot open the folder {}", folder.display()))?;
-        let beside = |end: &str| {
-            let mut name = name.to_owned();
-            name.push(end);
-            folder.join(name)
-        };
-        Ok(Self {
-            target: beside(""),
-            part: beside(".part"),
-            map: beside(".part.map"),
-            kept: beside(".part.json"),
-        })
-    }
-
-    /// Keeps every other copy to this name away for as long as the answer lives.
-    fn alone(&self) -> anyhow::Result<LockFile> {
-        LockFile::take(self.part.with_added_extension("lock")).map_err(explained)
-    }
-
-    /// Makes the file that the copy grows in, or finds the one that it stopped in.
-    fn begin(
-        &self,
-        confine: &Confine,
-        disk: &Disk,
-        format: Format,
-        force: bool,
-    ) -> anyhow::Result<Kept> {
-        let name = self.target.display();
-        let stands = fs::symlink_metadata(&self.target);
-        match stands.as_ref().map(fs::Metadata::is_file) {
-            Ok(true) if !force => {
-                bail!("{name} exists … hint: name another file, or replace it with `--force`")
-            }
-            Ok(false) => bail!("{name} is no file … hint: name a file that does not exist yet"),
-            Ok(true) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => bail!("cannot look at {name}: {error}"),
-        }
-        let fresh = Kept { disk: disk.clone(), format, checkpoint: None };
-        if !force && let Some(kept) = self.earlier()? {
-            if (&kept.disk, kept.format) != (disk, format) {
-                bail!(
-                    "{} holds a part of another disk, or of this one before it changed … hint: `--force` starts again",
-                    self.part.display()
-                );
-            }
-            // Before its first checkpoint nothing of a copy is worth going on with, not even the file itself.
-            if kept.checkpoint.is_some() {
-                return Ok(kept);
-            }
-        }
-        for path in [&self.part, &self.map, &self.kept] {
-            remove(path)?;
-        }
-        self.keep(&fresh)?;
-        Files::make(confine, &self.part, disk.capacity, format).map_err(explained)?;
-        Ok(fresh)
-    }
-
-    /// Returns what an earlier copy kept. Without the file that it grew in there is nothing to go on with.
-    fn earlier(&self) -> anyhow::Result<Option<Kept>> {
-        if !self.part.exists() {
-            return Ok(None);
-        }
-        let text = match fs::read(&self.kept) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "{} exists and nothing tells whose copy it is … hint: `--force` starts again",
-                self.part.display()
-            ),
-            Err(error) => bail!("cannot read {}: {error}", self.kept.display()),
-        };
-        let kept = serde_json::from_slice(&text).with_context(|| {
-            format!("{} is damaged … hint: `--force` starts again", self.kept.display())
-        })?;
-        Ok(Some(kept))
-    }
-
-    /// Writes down how far the copy came, whole or not at all.
-    fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
-        let new = self.kept.with_extension("new");
-        let written = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(kept)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.kept)?;
-            self.sync_folder()
-        };
-        written().with_context(|| format!("cannot write {}", self.kept.display()))
-    }
-
-    /// Gives the copy, which is durable, its name.
-    fn finish(&self) -> anyhow::Result<()> {
-        let named = fs::rename(&self.part, &self.target).and_then(|()| self.sync_folder());
-        named.with_context(|| format!("cannot name the copy {}", self.target.display()))?;
-        remove(&self.kept)?;
-        remove(&self.map)
-    }
-
-    fn sync_folder(&self) -> io::Result<()> {
-        self.target.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-    }
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A bar where a person watches, else a line from time to time.

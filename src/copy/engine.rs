@@ -36,7 +36,7 @@ use crate::port::{BlockReader, BlockWriter, Images, Piece, PortError, Stored};
 /// The longest piece that a reader may return.
 pub const PIECE_BYTES_MAX: u32 = 1 << 20;
 
-/// How much is asked about in one go where a disk should be zeros: often enough to be stopped in between.
+/// How much is made zeros, or asked about where it should be zeros, in one go: often enough to be stopped in between.
 const HOLE_BYTES: u64 = 1 << 30;
 
 /// How much one copy may use.
@@ -105,7 +105,10 @@ pub fn copy_disk(
     reaches_the_end(writer.as_ref(), job)?;
     let map = match &job.checkpoint {
         Some(_) => saved_map(writer.as_ref(), job)?,
-        None => clean(writer.as_ref(), job)?,
+        None => match clean(writer.as_ref(), job, hear)? {
+            Some(map) => map,
+            None => return Ok(End::Stopped),
+        },
     };
     let blocks = reader.blocks();
     // Who waits for a source needs no core: as many requests are on their way as the source is worth.
@@ -381,10 +384,21 @@ fn saved_map(writer: &dyn BlockWriter, job: &DiskJob) -> Result<BlockMap, PortEr
     })
 }
 
-/// Makes target and map zeros, whatever an attempt before the first checkpoint left there.
-fn clean(writer: &dyn BlockWriter, job: &DiskJob) -> Result<BlockMap, PortError> {
-    if job.disk.capacity.0 > 0 {
-        writer.zero(0, job.disk.capacity.0)?;
+/// Makes target and map zeros, whatever an attempt before the first checkpoint left there. `None` where it was told to stop.
+fn clean(
+    writer: &dyn BlockWriter,
+    job: &DiskJob,
+    hear: &mut dyn FnMut(Heard) -> Flow,
+) -> Result<Option<BlockMap>, PortError> {
+    let capacity = job.disk.capacity.0;
+    let mut at = 0;
+    while at < capacity {
+        let length = HOLE_BYTES.min(capacity - at);
+        writer.zero(at, length)?;
+        at += length;
+        if at < capacity && hear(Heard::Progress(Bytes(0))) == Flow::Stop {
+            return Ok(None);
+        }
     }
     let old = writer.read_map()?;
     let zeros = vec![0; 64 << 10];
@@ -393,7 +407,7 @@ fn clean(writer: &dyn BlockWriter, job: &DiskJob) -> Result<BlockMap, PortError>
             writer.write_map(part * length_of(&zeros), &zeros[..bytes.len()])?;
         }
     }
-    Ok(BlockMap::new(job.disk.capacity))
+    Ok(Some(BlockMap::new(job.disk.capacity)))
 }
 
 /// Reads the leaves with data from one on, one buffer at most; returns the leaf behind them.

@@ -11,10 +11,10 @@ use crate::kill::until;
 use crate::sandbox::{Ran, Sandbox};
 use crate::shop::{archive_of, system};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Makes a sparse file that holds something in every fourth MiB, at odd places.
-fn patterned(sandbox: &Sandbox, name: &str, mib: u64) {
+pub(crate) fn patterned(sandbox: &Sandbox, name: &str, mib: u64) {
     let file = File::create(sandbox.path(name)).unwrap();
     file.set_len(mib * MIB).unwrap();
     for number in (0..mib).step_by(4) {
@@ -24,7 +24,7 @@ fn patterned(sandbox: &Sandbox, name: &str, mib: u64) {
     }
 }
 
-fn same(sandbox: &Sandbox, one: &str, other: &str) -> bool {
+pub(crate) fn same(sandbox: &Sandbox, one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(|name| File::open(sandbox.path(name)).unwrap());
     let size = one.metadata().unwrap().len();
     let mut pieces = [vec![0; 1 << 20], vec![0; 1 << 20]];
@@ -123,7 +123,7 @@ fn what_exists_stays_and_what_is_not_told_is_not_guessed() {
 #[test]
 fn an_interrupted_copy_goes_on_and_one_of_another_disk_does_not() {
     let sandbox = Sandbox::new();
-    patterned(&sandbox, "a.raw", 2048);
+    patterned(&sandbox, "a.raw", 1024);
     patterned(&sandbox, "other.raw", 1);
     let running = sandbox.start(["copy", "a.raw", "b.qcow2"]);
     let kept = sandbox.path("b.qcow2.part.json");

@@ -12,7 +12,11 @@ mod copy;
 mod course;
 mod dependencies;
 #[cfg(feature = "peers")]
+mod device;
+#[cfg(feature = "peers")]
 mod editor;
+#[cfg(feature = "peers")]
+mod eio;
 mod faults;
 #[cfg(feature = "peers")]
 mod full;

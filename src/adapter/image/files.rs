@@ -67,17 +67,30 @@ impl Format {
     }
 }
 
-/// Opens sources by what [`source`] says of them, and writes the one file that [`Files::make`] made.
+/// Opens sources by what [`source`] says of them, and writes the one file that [`Files::make`] made, or one block device.
 #[derive(Clone, Debug)]
 pub struct Files {
     confine: Confine,
-    format: Format,
+    stored: Stored,
+}
+
+/// How a copy is stored.
+#[derive(Clone, Debug)]
+enum Stored {
+    File(Format),
+    /// On a block device; what is known of it stands in this file.
+    Device(PathBuf),
 }
 
 impl Files {
-    /// Writes in a format.
+    /// Writes a file in a format.
     pub fn new(confine: Confine, format: Format) -> Self {
-        Self { confine, format }
+        Self { confine, stored: Stored::File(format) }
+    }
+
+    /// Writes a block device as the guest sees it. Its block map is made as a file, since nothing may stand beside a device.
+    pub fn on_device(confine: Confine, map: PathBuf) -> Self {
+        Self { confine, stored: Stored::Device(map) }
     }
 
     /// Makes the file that is written: a disk of zeros.
@@ -112,11 +125,15 @@ impl Images for Files {
 
     fn writer(&self, disk: &TargetDisk) -> Result<Box<dyn BlockWriter>, PortError> {
         let path = PathBuf::from(&disk.0);
-        match self.format {
-            Format::Raw => Ok(Box::new(RawDisk::open(&self.confine, path, LOCK_WAIT)?)),
-            Format::Qcow2 => Ok(Box::new(Qcow2Disk::open(&self.confine, path, LOCK_WAIT)?)),
-            Format::Vmdk => Err(unwritten(self.format)),
-        }
+        let confine = &self.confine;
+        Ok(match &self.stored {
+            Stored::File(Format::Raw) => Box::new(RawDisk::open(confine, path, LOCK_WAIT)?),
+            Stored::File(Format::Qcow2) => Box::new(Qcow2Disk::open(confine, path, LOCK_WAIT)?),
+            Stored::File(Format::Vmdk) => return Err(unwritten(Format::Vmdk)),
+            Stored::Device(map) => {
+                Box::new(RawDisk::open_device(confine, path, map.clone(), LOCK_WAIT)?)
+            }
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{Advice, OFlags, fadvise, fdatasync, fsync};
+use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fdatasync, fsync, seek};
 
 use crate::adapter::confine::Confine;
 use crate::adapter::lock::lock;
@@ -53,14 +53,35 @@ impl LockedDisk {
     ) -> Result<Self, PortError> {
         let disk =
             regular(File::from(confine.open(&path, OFlags::RDWR | OFlags::NONBLOCK)?), &path)?;
-        lock(&disk, &path, lock_wait)?;
         let mut map_path = path.clone().into_os_string();
         map_path.push(".map");
-        let map_path = PathBuf::from(map_path);
+        Self::with_map(confine, path, disk, PathBuf::from(map_path), lock_wait)
+    }
+
+    /// Opens and locks a block device that nothing else uses, and its map, which is made, at a place of its own.
+    pub(super) fn open_device(
+        confine: &Confine,
+        path: PathBuf,
+        map_path: PathBuf,
+        lock_wait: Duration,
+    ) -> Result<Self, PortError> {
+        // Of a device EXCL means that nobody may have mounted it, or hold it so.
+        let disk = confine.open(&path, OFlags::RDWR | OFlags::EXCL | OFlags::NONBLOCK)?;
+        Self::with_map(confine, path, File::from(disk), map_path, lock_wait)
+    }
+
+    fn with_map(
+        confine: &Confine,
+        path: PathBuf,
+        disk: File,
+        map_path: PathBuf,
+        lock_wait: Duration,
+    ) -> Result<Self, PortError> {
+        lock(&disk, &path, lock_wait)?;
         let map = confine.open(&map_path, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)?;
         let map = regular(File::from(map), &map_path)?;
         lock(&map, &map_path, lock_wait)?;
-        sync_folder(confine, &path)?;
+        sync_folder(confine, &map_path)?;
         Ok(Self::of(path, disk, map_path, map))
     }
 
@@ -88,10 +109,10 @@ impl LockedDisk {
         &self.path
     }
 
-    /// Returns how long the disk's file is.
+    /// Returns how long the disk's file or device is.
     pub(super) fn length(&self) -> Result<u64, PortError> {
-        let metadata = self.disk.metadata();
-        Ok(metadata.map_err(|error| failed("look at", &self.path, None, error))?.len())
+        seek(&self.disk, SeekFrom::End(0))
+            .map_err(|error| failed("look at", &self.path, None, error.into()))
     }
 
     /// Writes all of the bytes to the disk's file.

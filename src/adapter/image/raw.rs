@@ -1,4 +1,4 @@
-//! A raw, sparse file and `FILE.map`, the block map beside it.
+//! A raw disk: a sparse file, or a block device, with its block map.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,12 @@ use crate::port::{BlockWriter, PortError};
 
 /// How many zeros are written at once where holes cannot be punched.
 const ZEROS_BYTES: usize = 1 << 20;
+
+/// How a range becomes zeros without being written: as a hole, else so that the storage does it.
+const ZEROING: [FallocateFlags; 2] = [
+    FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE),
+    FallocateFlags::ZERO_RANGE.union(FallocateFlags::KEEP_SIZE),
+];
 
 /// A raw disk, locked.
 pub(super) struct RawDisk {
@@ -27,6 +33,16 @@ impl RawDisk {
     ) -> Result<Self, PortError> {
         Ok(Self { files: LockedDisk::open(confine, path, lock_wait)? })
     }
+
+    /// Opens and locks a block device that nothing else uses. Its map lies elsewhere, and is made.
+    pub(super) fn open_device(
+        confine: &Confine,
+        path: PathBuf,
+        map: PathBuf,
+        lock_wait: Duration,
+    ) -> Result<Self, PortError> {
+        Ok(Self { files: LockedDisk::open_device(confine, path, map, lock_wait)? })
+    }
 }
 
 impl BlockWriter for RawDisk {
@@ -35,19 +51,17 @@ impl BlockWriter for RawDisk {
     }
 
     fn zero(&self, offset: u64, length: u64) -> Result<(), PortError> {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        loop {
-            match fallocate(self.files.disk(), punch, offset, length) {
-                Ok(()) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
-                Err(error) => {
-                    return Err(failed(
-                        "punch a hole into",
-                        self.files.path(),
-                        Some(offset),
-                        error.into(),
-                    ));
+        for way in ZEROING {
+            loop {
+                match fallocate(self.files.disk(), way, offset, length) {
+                    Ok(()) => return Ok(()),
+                    Err(Errno::INTR) => {}
+                    // Devices refuse what is no multiple of their blocks.
+                    Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+                    Err(error) => {
+                        let path = self.files.path();
+                        return Err(failed("zero", path, Some(offset), error.into()));
+                    }
                 }
             }
         }
