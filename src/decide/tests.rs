@@ -13,9 +13,7 @@ use crate::domain::id::{
     TargetName, VmKey, VmName,
 };
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{
-    Checksum, Claim, Disk, DiskFormat, Firmware, Power, SourceDisk, TargetDisk, Vm,
-};
+use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Power, SourceDisk, TargetDisk, Vm};
 use crate::domain::window::Calendar;
 use crate::journal::phase::name_of;
 use crate::journal::progress::Progress;
@@ -23,7 +21,7 @@ use crate::journal::record::{Abandon, Checkpoint, Disposition, Entry, Fact, Faul
 use crate::manifest::diagnostic::Place;
 use crate::manifest::document::{ImageFormat, OnFailure, PlanType, TargetPowerState, Verify};
 use crate::observed::{Brake, Gap, Observed, Seen, SourceState, TargetState, WorkerState};
-use crate::policy::{Cleared, Outcome, Verdict};
+use crate::policy::{Cleared, Outcome, Verdict, sample};
 
 /// A world of one plan, `web`, from which everything that `decide` reads is made anew for each decision.
 struct Bench {
@@ -68,13 +66,10 @@ fn vm(name: &str, power: Power, claim: Claim) -> Vm {
         name: name.into(),
         path: name.into(),
         power,
-        firmware: Some(Firmware::Bios),
-        cpus: Some(1),
-        memory: Some(Bytes::mib(512)),
-        os: None,
         disks: vec![disk],
         nics: Vec::new(),
         claim,
+        ..sample::vm(name)
     }
 }
 

@@ -133,8 +133,17 @@ pub struct Vm {
     pub power: Power,
     /// How it boots; `None` where the source does not say.
     pub firmware: Option<Firmware>,
+    /// Whether its UEFI starts only what is signed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure_boot: bool,
+    /// Whether it has a virtual TPM, whose content no source gives away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tpm: bool,
     /// Virtual CPUs; `None` where the source does not say.
     pub cpus: Option<u32>,
+    /// How many of them the guest sees in one socket; `None` where the source does not say, or they do not fill sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores_per_socket: Option<u32>,
     /// Memory; `None` where the source does not say.
     pub memory: Option<Bytes>,
     /// The guest's operating system as the source names it (`debian12_64Guest`).

@@ -14,7 +14,7 @@ use crate::domain::vm::{Checksum, Disk, DiskFormat, Firmware, Nic, Vm};
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
 
 /// Counts the changes of the checks written in Rust and of this input: a verdict of another version is another verdict.
-const ENGINE: u32 = 2;
+const ENGINE: u32 = 3;
 
 /// One VM with what is wanted of it.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,10 @@ pub(super) struct VmInput<'a> {
     pub id: &'a SourceVm,
     pub name: &'a str,
     pub firmware: &'static str,
+    pub secure_boot: bool,
+    pub tpm: bool,
     pub cpus: u32,
+    pub cores_per_socket: u32,
     pub memory: u64,
     pub os: &'a str,
     pub disks: Vec<DiskInput<'a>>,
@@ -139,8 +142,22 @@ impl<'a> Input<'a> {
 
 impl<'a> VmInput<'a> {
     fn new(vm: &'a Vm, desired: &'a Desired, unknown: &mut Vec<&'static str>) -> Self {
-        let Vm { id, name, path: _, power: _, firmware, cpus, memory, os, disks, nics, claim: _ } =
-            vm;
+        let Vm {
+            id,
+            name,
+            path: _,
+            power: _,
+            firmware,
+            secure_boot,
+            tpm,
+            cpus,
+            cores_per_socket,
+            memory,
+            os,
+            disks,
+            nics,
+            claim: _,
+        } = vm;
         let mut note = |known: bool, path: &'static str| {
             if !known {
                 unknown.push(path);
@@ -158,7 +175,10 @@ impl<'a> VmInput<'a> {
                 Some(Firmware::Efi) => "efi",
                 None => "",
             },
+            secure_boot: *secure_boot,
+            tpm: *tpm,
             cpus: cpus.unwrap_or_default(),
+            cores_per_socket: cores_per_socket.unwrap_or_default(),
             memory: memory.unwrap_or_default().0,
             os: os.as_deref().unwrap_or_default(),
             disks: disks.iter().map(DiskInput::new).collect(),

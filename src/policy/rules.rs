@@ -227,6 +227,7 @@ rule_files![
     "vm_firmware_unknown",
     "vm_memory_unknown",
     "vm_nic_mac_duplicate",
+    "vm_tpm_content_lost",
 ];
 
 #[cfg(test)]

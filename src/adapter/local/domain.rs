@@ -104,15 +104,20 @@ fn domain(
         xml.create_element("memory")
             .with_attribute(("unit", "KiB"))
             .write_text_content(BytesText::new(&memory_kib.to_string()))?;
-        text(xml, "vcpu", &vm.cpus.unwrap_or(CPUS_DEFAULT).to_string())?;
-        os(xml, vm.firmware)?;
+        let cpus = vm.cpus.unwrap_or(CPUS_DEFAULT);
+        text(xml, "vcpu", &cpus.to_string())?;
+        os(xml, vm)?;
         xml.create_element("features").write_inner_content(|xml| {
             xml.create_element("acpi").write_empty()?;
             xml.create_element("apic").write_empty()?;
+            if is_secure(vm) {
+                // What a firmware verifies with must be out of the guest's reach.
+                xml.create_element("smm").with_attribute(("state", "on")).write_empty()?;
+            }
             Ok(())
         })?;
         // libvirt's default processor is too old for current distributions.
-        xml.create_element("cpu").with_attribute(("mode", cpu)).write_empty()?;
+        processor(xml, cpu, cpus, vm.cores_per_socket)?;
         xml.create_element("clock").with_attribute(("offset", clock(vm))).write_empty()?;
         xml.create_element("devices").write_inner_content(|xml| {
             for (index, path) in disks.paths.iter().enumerate() {
@@ -127,6 +132,9 @@ fn domain(
                     NetworkType::Ignored => {}
                 }
             }
+            if vm.tpm {
+                tpm(xml)?;
+            }
             xml.create_element("serial").with_attribute(("type", "pty")).write_empty()?;
             xml.create_element("console").with_attribute(("type", "pty")).write_empty()?;
             Ok(())
@@ -136,8 +144,31 @@ fn domain(
     Ok(())
 }
 
-fn os(xml: &mut Xml, firmware: Option<Firmware>) -> io::Result<()> {
-    let efi = firmware == Some(Firmware::Efi);
+/// Tells whether the guest's firmware starts only what is signed.
+fn is_secure(vm: &Vm) -> bool {
+    vm.secure_boot && vm.firmware == Some(Firmware::Efi)
+}
+
+/// Writes the processor, with the sockets that the guest knew: software is licensed by them.
+fn processor(xml: &mut Xml, mode: &str, cpus: u32, cores: Option<u32>) -> io::Result<()> {
+    let element = xml.create_element("cpu").with_attribute(("mode", mode));
+    let Some(cores) = cores.filter(|cores| *cores > 0 && cpus.is_multiple_of(*cores)) else {
+        element.write_empty()?;
+        return Ok(());
+    };
+    element.write_inner_content(|xml| {
+        let [sockets, cores] = [cpus / cores, cores].map(|count| count.to_string());
+        xml.create_element("topology")
+            .with_attributes([("sockets", sockets.as_str()), ("cores", &cores), ("threads", "1")])
+            .write_empty()?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn os(xml: &mut Xml, vm: &Vm) -> io::Result<()> {
+    let efi = vm.firmware == Some(Firmware::Efi);
+    let secure = if is_secure(vm) { "yes" } else { "no" };
     let element = xml.create_element("os");
     let element = if efi { element.with_attribute(("firmware", "efi")) } else { element };
     element.write_inner_content(|xml| {
@@ -145,11 +176,19 @@ fn os(xml: &mut Xml, firmware: Option<Firmware>) -> io::Result<()> {
             .with_attributes([("arch", "x86_64"), ("machine", "q35")])
             .write_text_content(BytesText::new("hvm"))?;
         if efi {
-            // Else libvirt may take a firmware that starts only what its vendor signed.
+            // Without a word libvirt may take a firmware that starts only what its vendor signed, and one that can verify and
+            // knows no keys.
             xml.create_element("firmware").write_inner_content(|xml| {
-                xml.create_element("feature")
-                    .with_attributes([("enabled", "no"), ("name", "secure-boot")])
-                    .write_empty()?;
+                let features: &[&str] = if is_secure(vm) {
+                    &["secure-boot", "enrolled-keys"]
+                } else {
+                    &["secure-boot"]
+                };
+                for feature in features {
+                    xml.create_element("feature")
+                        .with_attributes([("enabled", secure), ("name", feature)])
+                        .write_empty()?;
+                }
                 Ok(())
             })?;
         }
@@ -170,6 +209,18 @@ fn disk(xml: &mut Xml, path: &str, format: ImageFormat, device: &str) -> io::Res
         xml.create_element("source").with_attribute(("file", path)).write_empty()?;
         xml.create_element("target")
             .with_attributes([("dev", device), ("bus", "virtio")])
+            .write_empty()?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// An empty TPM: what the source's held stays there.
+fn tpm(xml: &mut Xml) -> io::Result<()> {
+    let element = xml.create_element("tpm").with_attribute(("model", "tpm-crb"));
+    element.write_inner_content(|xml| {
+        xml.create_element("backend")
+            .with_attributes([("type", "emulator"), ("version", "2.0")])
             .write_empty()?;
         Ok(())
     })?;
@@ -263,7 +314,10 @@ mod tests {
             path: "web.ova/web".into(),
             power: Power::Off,
             firmware: Some(Firmware::Efi),
+            secure_boot: false,
+            tpm: false,
             cpus: Some(2),
+            cores_per_socket: None,
             memory: Some(Bytes::mib(512)),
             os: Some("windows2019srv_64Guest".into()),
             disks: Vec::new(),
@@ -346,6 +400,65 @@ mod tests {
               </devices>
             </domain>
         "#]].assert_eq(&xml);
+    }
+
+    #[test]
+    fn a_guest_keeps_its_sockets_and_starts_only_what_is_signed() {
+        let secure = Vm {
+            secure_boot: true,
+            tpm: true,
+            cpus: Some(8),
+            cores_per_socket: Some(4),
+            ..vm("web")
+        };
+        let xml = written(&secure, Vec::new(), &[], Accelerator::Kvm).unwrap();
+        expect![[r#"
+            <domain type="kvm">
+              <name>web-01</name>
+              <uuid>c44cbc34-d7af-83b9-b27e-329a6c281aa0</uuid>
+              <description>web, moved by ferry from web.ova/web</description>
+              <memory unit="KiB">524288</memory>
+              <vcpu>8</vcpu>
+              <os firmware="efi">
+                <type arch="x86_64" machine="q35">hvm</type>
+                <firmware>
+                  <feature enabled="yes" name="secure-boot"/>
+                  <feature enabled="yes" name="enrolled-keys"/>
+                </firmware>
+                <boot dev="hd"/>
+              </os>
+              <features>
+                <acpi/>
+                <apic/>
+                <smm state="on"/>
+              </features>
+              <cpu mode="host-model">
+                <topology sockets="2" cores="4" threads="1"/>
+              </cpu>
+              <clock offset="localtime"/>
+              <devices>
+                <tpm model="tpm-crb">
+                  <backend type="emulator" version="2.0"/>
+                </tpm>
+                <serial type="pty"/>
+                <console type="pty"/>
+              </devices>
+            </domain>
+        "#]]
+        .assert_eq(&xml);
+        // BIOS verifies nothing, and three cores fill no sockets of two.
+        let odd = Vm {
+            firmware: Some(Firmware::Bios),
+            tpm: false,
+            cpus: Some(3),
+            cores_per_socket: Some(2),
+            ..secure
+        };
+        let xml = written(&odd, Vec::new(), &[], Accelerator::Kvm).unwrap();
+        assert!(
+            !["secure", "smm", "tpm", "topology"].iter().any(|word| xml.contains(word)),
+            "{xml}"
+        );
     }
 
     #[test]

@@ -176,14 +176,29 @@ struct Stored<'a> {
 impl Stored<'_> {
     /// Returns a VM, without what its archive is.
     fn vm(&mut self, system: System, name: &str) -> Result<Vm, ArchiveError> {
-        let System { id, name: vm_name, os, firmware, cpus, memory, nics, disks } = system;
+        let System {
+            id,
+            name: vm_name,
+            os,
+            firmware,
+            secure_boot,
+            tpm,
+            cpus,
+            cores_per_socket,
+            memory,
+            nics,
+            disks,
+        } = system;
         Ok(Vm {
             path: format!("{name}/{id}"),
             id: SourceVm::Ova { archive: "".into(), system: id.into() },
             name: vm_name,
             power: Power::Off,
             firmware,
+            secure_boot,
+            tpm,
             cpus,
+            cores_per_socket,
             memory,
             os,
             disks: disks.into_iter().map(|disk| self.disk(disk)).collect::<Result<_, _>>()?,

@@ -58,8 +58,14 @@ pub struct System {
     pub os: Option<String>,
     /// How it boots, where the descriptor says so.
     pub firmware: Option<Firmware>,
+    /// Whether it starts only what is signed.
+    pub secure_boot: bool,
+    /// Whether it has a virtual TPM.
+    pub tpm: bool,
     /// Virtual CPUs.
     pub cpus: Option<u32>,
+    /// How many of them are in one socket, where that is stated and they fill sockets.
+    pub cores_per_socket: Option<u32>,
     /// Memory.
     pub memory: Option<Bytes>,
     /// Network cards, in order.
@@ -258,7 +264,11 @@ fn system(
     }
     let of_type = |kind: u32| items.iter().filter(move |item| item.kind() == Some(kind));
 
-    let cpus = of_type(3).find_map(|item| item.number("VirtualQuantity"));
+    let cpus: Option<u32> = of_type(3).find_map(|item| item.number("VirtualQuantity"));
+    let cores: Option<u32> = of_type(3).find_map(|item| item.number("CoresPerSocket"));
+    let fill = |cores: &u32| cpus.is_some_and(|cpus| *cores > 0 && cpus.is_multiple_of(*cores));
+    // VMware's own device (ovftool 4.5 and later), of the type for everything else.
+    let is_tpm = |item: &Item<'_>| item.0.text_of("ResourceSubType") == Some("vmware.vtpm");
     let memory = of_type(4).find_map(|item| {
         let count = item.number::<u64>("VirtualQuantity")?;
         count.checked_mul(unit(item.0.text_of("AllocationUnits")?)?).map(Bytes)
@@ -278,17 +288,31 @@ fn system(
         name: element.text_of("Name").unwrap_or(id).to_owned(),
         os,
         firmware: firmware(hardware).or_else(|| virtualbox::firmware(element)),
+        secure_boot: is_set(hardware, "bootOptions.efiSecureBootEnabled")
+            || is_set(hardware, "uefi.secureBoot.enabled"),
+        tpm: items.iter().any(is_tpm),
         cpus,
+        cores_per_socket: cores.filter(fill),
         memory,
         nics,
         disks: system_disks(&items, disks)?,
     })
 }
 
+/// Returns what VMware says of its own (`vmw:Config`, `vmw:ExtraConfig`).
+fn config<'a>(hardware: &'a Element, key: &str) -> Option<&'a str> {
+    let stated = hardware.all("Config").chain(hardware.all("ExtraConfig"));
+    let mut named = stated.filter(|config| config.attribute("key") == Some(key));
+    named.find_map(|config| config.attribute("value"))
+}
+
+fn is_set(hardware: &Element, key: &str) -> bool {
+    config(hardware, key).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
 /// VMware writes `firmware` only where it is not BIOS.
 fn firmware(hardware: &Element) -> Option<Firmware> {
-    let stated = hardware.all("Config").find(|config| config.attribute("key") == Some("firmware"));
-    match stated.and_then(|config| config.attribute("value")) {
+    match config(hardware, "firmware") {
         Some("efi") => Some(Firmware::Efi),
         Some("bios") => Some(Firmware::Bios),
         Some(_) => None,
@@ -439,6 +463,27 @@ mod tests {
         // Memory without a unit is not guessed at.
         assert_eq!(system.memory, None);
         assert_eq!((system.firmware, system.name.as_str()), (None, "vm"));
+    }
+
+    #[test]
+    fn what_only_vmware_says_is_read() {
+        let hardware = [
+            item("InstanceID=1 ResourceType=3 VirtualQuantity=8 CoresPerSocket=4"),
+            item("InstanceID=2 ResourceType=1 ResourceSubType=vmware.vtpm"),
+            "<vmw:Config vmw:key='firmware' vmw:value='efi'/>".to_owned(),
+            "<vmw:Config vmw:key='bootOptions.efiSecureBootEnabled' vmw:value='true'/>".to_owned(),
+        ];
+        let read =
+            |hardware: String| parse(envelope("", "", &hardware).as_bytes()).unwrap().remove(0);
+        let system = read(hardware.concat());
+        assert_eq!((system.firmware, system.secure_boot), (Some(Firmware::Efi), true));
+        assert_eq!((system.cpus, system.cores_per_socket, system.tpm), (Some(8), Some(4), true));
+        let odd = read(hardware.concat().replace("CoresPerSocket>4", "CoresPerSocket>3"));
+        assert_eq!(odd.cores_per_socket, None);
+        let none = read(hardware[0].replace('4', "0"));
+        assert_eq!((none.cores_per_socket, none.secure_boot, none.tpm), (None, false, false));
+        let workstation = "<vmw:ExtraConfig vmw:key='uefi.secureBoot.enabled' vmw:value='TRUE'/>";
+        assert!(read(workstation.to_owned()).secure_boot);
     }
 
     #[test]
