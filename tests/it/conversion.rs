@@ -64,28 +64,67 @@ fn seen(disk: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Reads a file of the guest's file system; the partition begins at 1 MiB.
-fn content(image: &Path, file: &str) -> String {
-    let image = format!("{}?offset=1048576", image.display());
-    run("debugfs", ["-R", &format!("cat {file}"), &image])
+/// A guest of Debian's packages that is not ready for KVM.
+struct Debian {
+    /// How `tiny-guest.sh` builds it.
+    built: &'static [&'static str],
+    /// What its export says that it boots by.
+    firmware: &'static str,
+    /// Where its root file system begins.
+    root: u64,
+}
+
+impl Debian {
+    const BIOS: Self = Self { built: &["--debian"], firmware: "bios", root: 1 << 20 };
+    const SIGNED: Self =
+        Self { built: &["--debian", "--uefi"], firmware: "secure", root: 33 << 20 };
+
+    /// Works on its file system.
+    fn debugfs(&self, image: &Path, flags: &[&str], command: &str) -> String {
+        let image = format!("{}?offset={}", image.display(), self.root);
+        run("debugfs", flags.iter().copied().chain(["-R", command, &image]))
+    }
+
+    /// Builds it, with data of its own and a second disk, as an export of a plan that converts it. Returns its data, too.
+    fn exported(&self) -> (Web01, String) {
+        let sandbox = Sandbox::new();
+        let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
+        let out = path("source.raw");
+        let build = ["build", &out, "--name", "web01"].into_iter();
+        tool("tiny-guest.sh", build.chain(self.built.iter().copied()));
+        let orders = (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
+        sandbox.write("orders", &orders);
+        for command in ["mkdir /srv/data", &format!("write {} /srv/data/orders", path("orders"))] {
+            self.debugfs(&sandbox.path("source.raw"), &["-w"], command);
+        }
+        fs::write(path("data.raw"), vec![7; 100_000]).unwrap();
+        fs::File::options().write(true).open(path("data.raw")).unwrap().set_len(64 << 20).unwrap();
+        let says = Says { firmware: self.firmware, ..Says::default() };
+        let mut moved = Web01::new(sandbox, &["source.raw", "data.raw"], says);
+        moved.migrate("web-1");
+        (moved, orders)
+    }
+
+    /// Fails unless the VM stands there, converted, with its data, and boots from virtio under libvirt. Returns what it says.
+    #[track_caller]
+    fn is_moved(&self, moved: &Web01, orders: &str) -> String {
+        let report = moved.report();
+        assert!(report.contains("name: ImageConversion\n  status: Completed"), "{report}");
+        assert!(report.contains("conversionWarnings"), "{report}");
+        let folder = moved.sandbox.path("vms/web01");
+        assert_eq!(names(&folder), ["disk-0.raw", "disk-1.raw", "domain.xml", "ferry.json"]);
+        let disk = folder.join("disk-0.raw");
+        assert_eq!(self.debugfs(&disk, &[], "cat /srv/data/orders"), orders);
+        same(&moved.sandbox.path("data.raw"), &folder.join("disk-1.raw"));
+        let line = Libvirt::start().boot(&folder.join("domain.xml"), GUEST_MARKER);
+        assert!(line.contains("name=web01 ") && line.contains("disks=vda,vdb "), "{line}");
+        line
+    }
 }
 
 #[test]
 fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
-    let sandbox = Sandbox::new();
-    let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
-    tool("tiny-guest.sh", ["build", &path("source.raw"), "--debian", "--name", "web01"]);
-    let orders = (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
-    sandbox.write("orders", &orders);
-    let source = format!("{}?offset=1048576", path("source.raw"));
-    for command in ["mkdir /srv/data", &format!("write {} /srv/data/orders", path("orders"))] {
-        run("debugfs", ["-w", "-R", command, &source]);
-    }
-    fs::write(path("data.raw"), vec![7; 100_000]).unwrap();
-    fs::File::options().write(true).open(path("data.raw")).unwrap().set_len(64 << 20).unwrap();
-    let mut moved = Web01::new(sandbox, &["source.raw", "data.raw"], Says::default());
-    moved.migrate("web-1");
-
+    let (moved, orders) = Debian::BIOS.exported();
     let preview = moved.ferry(&["diff"]).expect(2);
     assert!(preview.stdout.contains("converts the guest"), "{}", preview.stdout);
     let running = moved.start();
@@ -97,19 +136,18 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     same(&moved.sandbox.path("source.raw"), &moved.area().join("disk-0.raw"));
 
     moved.ferry(&["run", "--once"]).expect(0);
-    let report = moved.report();
-    assert!(report.contains("name: ImageConversion\n  status: Completed"), "{report}");
-    assert!(report.contains("conversionWarnings"), "{report}");
-    let folder = moved.sandbox.path("vms/web01");
-    assert_eq!(names(&folder), ["disk-0.raw", "disk-1.raw", "domain.xml", "ferry.json"]);
-    assert_eq!(content(&folder.join("disk-0.raw"), "/srv/data/orders"), orders);
-    same(&moved.sandbox.path("data.raw"), &folder.join("disk-1.raw"));
     let verified = moved.ferry(&["verify", "web/web01"]).expect(1);
     assert!(verified.stdout.contains("ended when its guest was converted"), "{}", verified.stdout);
     moved.ferry(&["diff"]).expect(0);
+    Debian::BIOS.is_moved(&moved, &orders);
+}
 
-    let line = Libvirt::start().boot(&folder.join("domain.xml"), GUEST_MARKER);
-    assert!(line.contains("name=web01 ") && line.contains("disks=vda,vdb "), "{line}");
+#[test]
+fn a_guest_with_secure_boot_boots_with_it_after_its_conversion() {
+    let (moved, orders) = Debian::SIGNED.exported();
+    moved.ferry(&["run", "--once"]).expect(0);
+    let line = Debian::SIGNED.is_moved(&moved, &orders);
+    assert!(line.contains("secureboot=1 "), "{line}");
 }
 
 /// A converter that says what virt-v2v says of itself, writes into the disks, and does what `mood` holds.

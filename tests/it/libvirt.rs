@@ -31,7 +31,7 @@ impl Hosted {
         let entry = format!("targetName: {name}");
         let settings = format!("libvirt: {{ uri: {} }}\n", Libvirt::URI);
         let plan = "skipGuestConversion: true, targetPowerState: \"on\"";
-        let says = Says { plan, entry: &entry, target: "", settings: &settings };
+        let says = Says { plan, entry: &entry, settings: &settings, ..Says::default() };
         let mut moved = Web01::new(sandbox, &["source.raw"], says);
         moved.migrate("web-1");
         Self { moved, name, libvirt }

@@ -17,6 +17,8 @@ pub(crate) struct Says<'a> {
     pub(crate) entry: &'a str,
     /// Fields of the target beside its path.
     pub(crate) target: &'a str,
+    /// What the export says that the guest boots by, where it is not BIOS (`make-ova.sh -f`).
+    pub(crate) firmware: &'a str,
     /// Lines of the settings.
     pub(crate) settings: &'a str,
 }
@@ -33,13 +35,14 @@ pub(crate) struct Web01 {
 impl Web01 {
     /// Packs images of the sandbox as the export of the VM.
     pub(crate) fn new(sandbox: Sandbox, images: &[&str], says: Says<'_>) -> Self {
-        let Says { plan, entry, target, settings } = says;
+        let Says { plan, entry, target, firmware, settings } = says;
         let at = |name: &str| sandbox.path(name).display().to_string();
         for name in ["ova", "vms"] {
             fs::create_dir(sandbox.path(name)).unwrap();
         }
-        let head =
-            ["-n", "web01", "-o"].map(str::to_owned).into_iter().chain([at("ova/web01.ova")]);
+        let firmware = if firmware.is_empty() { "bios" } else { firmware };
+        let out = at("ova/web01.ova");
+        let head = ["-n", "web01", "-f", firmware, "-o", &out].map(str::to_owned).into_iter();
         tool("make-ova.sh", head.chain(images.iter().map(|image| at(image))));
         let [repository, state, ova, vms] = ["plans", "state", "ova", "vms"].map(at);
         let text = format!(

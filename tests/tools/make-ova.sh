@@ -1,7 +1,7 @@
 #!/bin/bash
 # Packs raw (or any qemu-img readable) disk images into an OVA of the shape that VMware exports.
 #
-#   make-ova.sh -n NAME -o OUT.ova [-c CPUS] [-m MIB] [-f bios|efi] [-g GUEST_ID] [-H sha1|sha256] [-i FORMAT] DISK...
+#   make-ova.sh -n NAME -o OUT.ova [-c CPUS] [-m MIB] [-f bios|efi|secure] [-g GUEST_ID] [-H sha1|sha256] [-i FORMAT] DISK...
 #
 # Every disk becomes a stream-optimized VMDK (deflate, 64 KiB grains) on one VirtualSCSI (pvscsi) controller; there is one
 # vmxnet3 network card on a network named "VM Network". The tar holds, in this order: NAME.ovf, NAME.mf, then the disks in
@@ -30,7 +30,7 @@ while getopts n:o:c:m:f:g:H:i: option; do
 done
 shift $((OPTIND - 1))
 if [ -z "$name" ] || [ -z "$out" ] || [ $# -eq 0 ]; then die "usage: make-ova.sh -n NAME -o OUT.ova [options] DISK..."; fi
-case $firmware in bios | efi) ;; *) die "firmware is bios or efi" ;; esac
+case $firmware in bios | efi | secure) ;; *) die "firmware is bios, efi or secure (efi that starts only what is signed)" ;; esac
 case $hash in sha1 | sha256) ;; *) die "hash is sha1 or sha256" ;; esac
 
 work=$(mktemp -d)
@@ -55,7 +55,8 @@ for disk in "$@"; do
   files+=("$file")
 done
 firmware_config=""
-[ "$firmware" = efi ] && firmware_config='      <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>'$'\n'
+[ "$firmware" = bios ] || firmware_config+='      <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>'$'\n'
+[ "$firmware" = secure ] && firmware_config+='      <vmw:Config ovf:required="false" vmw:key="bootOptions.efiSecureBootEnabled" vmw:value="true"/>'$'\n'
 
 # ResourceType: 3 CPU, 4 memory, 6 SCSI controller, 10 network card, 17 disk.
 cat > "$work/$name.ovf" <<OVF

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds a tiny Linux guest that really boots, and boots disk images until a line appears on their serial console.
 #
-#   tiny-guest.sh build OUT.raw [--name NAME] [--uefi | --debian]
+#   tiny-guest.sh build OUT.raw [--name NAME] [--uefi] [--debian]
 #   tiny-guest.sh boot IMAGE [--hardware virtio|vmware|ide] [--uefi] [--format raw|qcow2|vmdk]
 #                            [--marker TEXT] [--timeout SECONDS] [--log FILE] [--memory MIB]
 #
@@ -14,9 +14,10 @@
 # A test reads from that line that the image boots, on which bus, and (from boots=N) that what the guest wrote was carried over.
 #
 # libguestfs does not know that guest as an operating system. --debian builds one that virt-v2v converts: Debian 12 with
-# systemd, GRUB, open-vm-tools and a network configuration for ens192 (VMware's name), on a 1.2 GiB BIOS disk; it prints the
-# same line at boot. Its initramfs is kept lean, since rebuilding it under TCG is most of the time of a conversion. This one
-# needs root.
+# systemd, GRUB, open-vm-tools and a network configuration for ens192 (VMware's name), on a 1.2 GiB disk; it prints the
+# same line at boot. With --uefi as well it is signed from the shim to the kernel, and its line also says `secureboot=1` where
+# the firmware verified that. Its initramfs is kept lean, since rebuilding it under TCG is most of the time of a conversion.
+# This one needs root.
 #
 # Debian 12 packages (one apt call, so that apt keeps one version of QEMU):
 #   apt-get install --no-install-recommends qemu-system-x86 qemu-utils linux-image-cloud-amd64 busybox-static \
@@ -117,7 +118,8 @@ GRUB
 
 # A Debian 12 that looks as if it ran on VMware. What differs from a plain installation is done in a hook inside the new root.
 make_debian() {
-  local root=$1 name=$2 hook=$3
+  local root=$1 name=$2 hook=$3 kind=$4 grub=grub-pc
+  [ "$kind" = bios ] || grub=grub-efi-amd64,grub-efi-amd64-signed,shim-signed
   [ "$(id -u)" = 0 ] || die "--debian needs root (mmdebstrap and its chroot)"
   cat > "$hook" <<HOOK
 #!/bin/sh
@@ -136,15 +138,17 @@ echo \$boots > /var/boots
 sync
 disks=\$(ls /sys/block | grep -v -e loop -e ram | tr '\n' , | sed 's/,\$//')
 nics=\$(ls /sys/class/net | tr '\n' , | sed 's/,\$//')
-echo "FERRY-GUEST-UP name=\$(cat /etc/hostname) boots=\$boots disks=\$disks nics=\$nics uptime=\$(cut -d' ' -f1 /proc/uptime)" > /dev/ttyS0
+secure=\$(cat /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | od -An -t u1 -j 4 | tr -d ' ')
+echo "FERRY-GUEST-UP name=\$(cat /etc/hostname) boots=\$boots disks=\$disks nics=\$nics secureboot=\${secure:-none} uptime=\$(cut -d' ' -f1 /proc/uptime)" > /dev/ttyS0
 UP
 chmod +x "\$root/usr/local/sbin/ferry-up"
 printf '[Unit]\nDescription=Says that the guest is up\n[Service]\nType=oneshot\nExecStart=/usr/local/sbin/ferry-up\n[Install]\nWantedBy=multi-user.target\n' > "\$root/etc/systemd/system/ferry-up.service"
 printf 'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT="console=ttyS0"\nGRUB_TERMINAL=serial\nGRUB_DISABLE_OS_PROBER=true\n' > "\$root/etc/default/grub"
 chroot "\$root" sh -c 'echo root:root | chpasswd; systemctl -q enable serial-getty@ttyS0 ferry-up; update-initramfs -u'
 # virt-v2v takes the boot loader from this folder and grub.cfg, not from the boot sector.
-mkdir -p "\$root/boot/grub"
-cp -r /usr/lib/grub/i386-pc "\$root/boot/grub/"
+mkdir -p "\$root/boot/grub" "\$root/boot/efi"
+[ $kind = uefi ] || cp -r /usr/lib/grub/i386-pc "\$root/boot/grub/"
+[ $kind = bios ] || echo "LABEL=ESP /boot/efi vfat umask=0077 0 1" >> "\$root/etc/fstab"
 kernel=\$(basename "\$root"/boot/vmlinuz-* | sed s/vmlinuz-//)
 cat > "\$root/boot/grub/grub.cfg" <<GRUB
 set default=0
@@ -159,7 +163,7 @@ GRUB
 HOOK
   chmod +x "$hook"
   mmdebstrap --quiet --variant=minbase --customize-hook="$hook" \
-    --include=linux-image-cloud-amd64,systemd-sysv,udev,kmod,initramfs-tools,iproute2,ifupdown,grub-pc,open-vm-tools bookworm "$root"
+    --include=linux-image-cloud-amd64,systemd-sysv,udev,kmod,initramfs-tools,iproute2,ifupdown,$grub,open-vm-tools bookworm "$root"
 }
 
 # Writes the ext4 root with the content of a folder at a byte offset of the image. metadata_csum is off because the ext2
@@ -180,28 +184,36 @@ write_bios() {
   dd if="$core" of="$image" bs=512 seek=1 conv=notrunc status=none
 }
 
-# UEFI: a GPT with a 32 MiB FAT system partition at 1 MiB, filled by mtools, and the root at 33 MiB.
+# UEFI: a GPT with a 32 MiB FAT system partition at 1 MiB, filled by mtools, and the root at 33 MiB. Where the root has Debian's
+# signed boot loaders they are taken, else one is made.
 write_uefi() {
-  local root=$1 image=$2 work=$3
-  truncate -s 128M "$image"
-  printf 'label: gpt\nstart=2048, size=65536, type=U\nstart=67584, size=%s, type=L\n' "$((TINY_ROOT_MIB * 2048))" | sfdisk -q "$image"
-  write_root "$root" "$image" $((33 * 1048576)) "$TINY_ROOT_MIB"
-  grub_config > "$work/grub.cfg"
-  grub-mkimage -O x86_64-efi -p /EFI/BOOT -c "$work/grub.cfg" -o "$work/bootx64.efi" part_gpt ext2 normal linux search search_fs_uuid configfile
-  truncate -s 32M "$work/esp"
-  mkfs.vfat -n ESP "$work/esp" > /dev/null
-  mmd -i "$work/esp" ::/EFI ::/EFI/BOOT
-  mcopy -i "$work/esp" "$work/bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
-  dd if="$work/esp" of="$image" bs=1M seek=1 conv=notrunc,sparse status=none
+  local root=$1 image=$2 work=$3 size_mib=$4 esp=$3/esp shim=$1/usr/lib/shim/shimx64.efi.signed
+  truncate -s "$((33 + size_mib + 1))M" "$image"
+  printf 'label: gpt\nstart=2048, size=65536, type=U\nstart=67584, size=%s, type=L\n' "$((size_mib * 2048))" | sfdisk -q "$image"
+  write_root "$root" "$image" $((33 * 1048576)) "$size_mib"
+  truncate -s 32M "$esp"
+  mkfs.vfat -n ESP "$esp" > /dev/null
+  mmd -i "$esp" ::/EFI ::/EFI/BOOT ::/EFI/debian
+  if [ -e "$shim" ]; then
+    printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n' "$ROOT_UUID" > "$work/grub.cfg"
+    mcopy -i "$esp" "$shim" ::/EFI/BOOT/BOOTX64.EFI
+    mcopy -i "$esp" "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" ::/EFI/BOOT/grubx64.efi
+    mcopy -i "$esp" "$work/grub.cfg" ::/EFI/debian/grub.cfg
+  else
+    grub_config > "$work/grub.cfg"
+    grub-mkimage -O x86_64-efi -p /EFI/BOOT -c "$work/grub.cfg" -o "$work/bootx64.efi" part_gpt ext2 normal linux search search_fs_uuid configfile
+    mcopy -i "$esp" "$work/bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
+  fi
+  dd if="$esp" of="$image" bs=1M seek=1 conv=notrunc,sparse status=none
 }
 
 build() {
-  local image="" name=tiny kind=bios work kernel
+  local image="" name=tiny kind=bios debian=no size_mib=$TINY_ROOT_MIB work kernel
   while [ $# -gt 0 ]; do
     case $1 in
       --name) name=$2; shift 2 ;;
       --uefi) kind=uefi; shift ;;
-      --debian) kind=debian; shift ;;
+      --debian) debian=yes; size_mib=$DEBIAN_ROOT_MIB; shift ;;
       -*) die "unknown option $1" ;;
       *) image=$1; shift ;;
     esac
@@ -211,18 +223,17 @@ build() {
   # shellcheck disable=SC2064  # the folder's name is wanted as it is now
   trap "rm -rf '$work'" EXIT
   rm -f "$image"
-  if [ $kind = debian ]; then
-    make_debian "$work/root" "$name" "$work/hook"
-    write_bios "$work/root" "$image" "$work/core.img" "$DEBIAN_ROOT_MIB"
+  if [ $debian = yes ]; then
+    make_debian "$work/root" "$name" "$work/hook" $kind
   else
     kernel=$(kernel_version)
     make_initramfs "$work/initramfs" "$work/initrd.img" "$kernel"
     make_root "$work/root" "$name" "$kernel" "$work/initrd.img"
-    case $kind in
-      bios) write_bios "$work/root" "$image" "$work/core.img" "$TINY_ROOT_MIB" ;;
-      uefi) write_uefi "$work/root" "$image" "$work" ;;
-    esac
   fi
+  case $kind in
+    bios) write_bios "$work/root" "$image" "$work/core.img" "$size_mib" ;;
+    uefi) write_uefi "$work/root" "$image" "$work" "$size_mib" ;;
+  esac
   echo "built $image: $(stat -c %s "$image") bytes, $(($(stat -c %b "$image") * 512)) allocated"
 }
 
@@ -281,5 +292,5 @@ command=${1:-}
 case $command in
   build) build "$@" ;;
   boot) boot "$@" ;;
-  *) die "usage: tiny-guest.sh build OUT.raw [--name NAME] [--uefi | --debian] | tiny-guest.sh boot IMAGE [options]" ;;
+  *) die "usage: tiny-guest.sh build OUT.raw [--name NAME] [--uefi] [--debian] | tiny-guest.sh boot IMAGE [options]" ;;
 esac
