@@ -4,6 +4,7 @@ mod checksum;
 pub mod clock;
 pub mod confine;
 pub mod convert;
+mod flight;
 pub mod git;
 pub mod image;
 pub mod local;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::confine::Confine;
+use crate::adapter::flight::Adapted;
 use crate::adapter::image::descriptor::{Vmdk, open_vmdk};
 use crate::adapter::image::flat;
 use crate::adapter::image::locked::failed;
@@ -174,7 +175,8 @@ pub(super) fn reader(
     let ImageDisk { path, format, state } = match BlocksDisk::parse(&disk.source) {
         Ok(BlocksDisk::Image(image)) => image,
         Ok(BlocksDisk::Nbd(address)) => {
-            return Ok(Box::new(Planned::new(Arc::new(export(&address)?), resume)?));
+            let blocks = Adapted::new(Arc::new(export(&address)?));
+            return Ok(Box::new(Planned::new(Arc::new(blocks), resume)?));
         }
         Err(error) => return Err(damaged(error)),
     };
@@ -187,7 +189,7 @@ pub(super) fn reader(
         )
     })?;
     let blocks = image(confine, &path, format)?.ok_or_else(|| replaced(&path))?;
-    let planned = Planned::new(blocks.clone(), resume)?;
+    let planned = Planned::new(Arc::new(Adapted::new(blocks.clone())), resume)?;
     let reader = Watched { planned, blocks, path, state };
     reader.unchanged()?;
     Ok(Box::new(reader))
