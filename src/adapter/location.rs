@@ -1,5 +1,7 @@
 //! Where disks are: what stands in a [`SourceDisk`] and a [`TargetDisk`]. Only adapters look inside.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{TargetName, Token};
@@ -30,6 +32,18 @@ pub struct StoredDisk {
     pub offset: u64,
     /// How many bytes are stored.
     pub length: u64,
+}
+
+/// An image that lies in an export, and is read at any place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberDisk {
+    /// Where its bytes are.
+    pub stored: StoredDisk,
+    /// What its archive calls it; `None` where it is a file of its own.
+    pub member: Option<String>,
+    /// How it is stored (`raw`, `qcow2`, `vmdk`), as the export's descriptor says.
+    pub format: String,
 }
 
 /// An image that is read at any place.
@@ -93,6 +107,25 @@ pub enum BlocksDisk {
     Image(ImageDisk),
     /// The address of an export of an NBD server.
     Nbd(String),
+    /// An image in an export.
+    Member(MemberDisk),
+}
+
+/// Finds where in an export the bytes of a disk are; `None` for a disk of another source.
+pub fn stored(disk: &SourceDisk) -> Option<StoredDisk> {
+    if let Ok(BlocksDisk::Member(MemberDisk { stored, .. })) = BlocksDisk::parse(disk) {
+        return Some(stored);
+    }
+    StoredDisk::parse(disk).ok()
+}
+
+impl MemberDisk {
+    /// Returns how a person names it: `FOLDER/web.ova/disk.qcow2`, or its file.
+    pub fn shown(&self) -> PathBuf {
+        let Self { stored, member, format: _ } = self;
+        let path = PathBuf::from(&stored.path);
+        member.as_ref().map_or(path.clone(), |member| path.join(member))
+    }
 }
 
 impl BlocksDisk {
@@ -135,5 +168,32 @@ impl LocalDisk {
     /// Reads it back.
     pub fn parse(disk: &TargetDisk) -> Result<Self, NoLocation> {
         serde_json::from_str(&disk.0).map_err(|source| NoLocation { text: disk.0.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_journals_hold_is_read() {
+        let stored = r#"{"path":"/x/web.ova","stamp":{"inode":7,"size":4096,"mtime_ns":9},"offset":1536,"length":512}"#;
+        let image = r#"{"image":{"path":"/x/a.qcow2","format":"qcow2","state":"inode 7"}}"#;
+        let member =
+            format!(r#"{{"member":{{"stored":{stored},"member":"a.qcow2","format":"qcow2"}}}}"#);
+        for text in [image, r#"{"nbd":"nbd://host/disk"}"#, &member] {
+            let disk = BlocksDisk::parse(&SourceDisk(text.to_owned())).unwrap();
+            assert_eq!(disk.to_source().0, text);
+        }
+        let text = |text: &str| super::stored(&SourceDisk(text.to_owned()));
+        assert_eq!(text(stored), text(&member));
+        assert_eq!(text(stored).unwrap().offset, 1536);
+        assert_eq!(text(image), None);
+        let BlocksDisk::Member(member) = BlocksDisk::parse(&SourceDisk(member)).unwrap() else {
+            panic!("it is one of an export");
+        };
+        assert_eq!(member.shown(), PathBuf::from("/x/web.ova/a.qcow2"));
+        let alone = MemberDisk { member: None, ..member };
+        assert_eq!(alone.shown(), PathBuf::from("/x/web.ova"));
     }
 }

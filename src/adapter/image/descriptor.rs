@@ -47,9 +47,7 @@ pub(super) fn open_vmdk(confine: &Confine, path: &Path) -> Result<Vmdk, PortErro
         return Ok(Vmdk::StreamOptimized);
     }
     if start[..4] == sparse::MAGIC {
-        let sparse = Sparse::open(file)?;
-        check_embedded(&sparse, &["monolithicSparse"])?;
-        return Ok(Vmdk::Blocks(Box::new(sparse)));
+        return Ok(Vmdk::Blocks(Box::new(one_file(file)?)));
     }
     if start.starts_with(text::FIRST_LINE) {
         return Ok(Vmdk::Blocks(Box::new(Joined::open(confine, file)?)));
@@ -66,6 +64,13 @@ pub(super) fn open_vmdk(confine: &Confine, path: &Path) -> Result<Vmdk, PortErro
             file.damaged(0, format!("it starts with `{found}`: it is no VMDK"))
         }
     })
+}
+
+/// Takes a sparse VMDK that is one file, with its descriptor inside.
+pub(super) fn one_file(file: RawImage) -> Result<Sparse, PortError> {
+    let sparse = Sparse::open(file)?;
+    check_embedded(&sparse, &["monolithicSparse"])?;
+    Ok(sparse)
 }
 
 /// Checks the descriptor inside of a sparse file.

@@ -18,6 +18,7 @@ use crate::adapter::flight::Adapted;
 use crate::adapter::image::descriptor::{Vmdk, open_vmdk};
 use crate::adapter::image::flat;
 use crate::adapter::image::locked::failed;
+use crate::adapter::image::member::Member;
 use crate::adapter::image::qcow2::{Qcow2, Qcow2Disk};
 use crate::adapter::image::raw::RawDisk;
 use crate::adapter::image::vmdk::header;
@@ -178,21 +179,29 @@ pub(super) fn reader(
             let blocks = Adapted::new(Arc::new(export(&address)?));
             return Ok(Box::new(Planned::new(Arc::new(blocks), resume)?));
         }
+        Ok(BlocksDisk::Member(member)) => {
+            return Ok(Box::new(Member::open(confine, disk, member, resume)?));
+        }
         Err(error) => return Err(damaged(error)),
     };
     let path = PathBuf::from(path);
-    let format = Format::named(&format).ok_or_else(|| {
-        PortError::lasting(
-            format!("disk {} is stored as `{format}`, which cannot be read", disk.key),
-            "use the version of ferry that began the copy",
-            Mend::Person,
-        )
-    })?;
+    let format = known(&format, &path)?;
     let blocks = image(confine, &path, format)?.ok_or_else(|| replaced(&path))?;
     let planned = Planned::new(Arc::new(Adapted::new(blocks.clone())), resume)?;
     let reader = Watched { planned, blocks, path, state };
     reader.unchanged()?;
     Ok(Box::new(reader))
+}
+
+/// Finds the format that a journal names.
+pub(super) fn known(format: &str, path: &Path) -> Result<Format, PortError> {
+    Format::named(format).ok_or_else(|| {
+        PortError::lasting(
+            format!("{} is stored as `{format}`, which cannot be read", path.display()),
+            "use the version of ferry that began the copy",
+            Mend::Person,
+        )
+    })
 }
 
 /// What the addresses of servers begin with.

@@ -1,4 +1,5 @@
-//! Raw bytes: a file or a block device that holds a disk as the guest sees it.
+//! Raw bytes: a file, a part of a file or a block device that holds a disk as the guest sees it, or an image that another
+//! reader understands.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +10,7 @@ use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::adapter::confine::Confine;
-use crate::adapter::location::Stamp;
+use crate::adapter::location::{Stamp, StoredDisk};
 use crate::adapter::ova::package::stamp;
 use crate::extent::{Content, Extent};
 use crate::journal::record::Mend;
@@ -21,11 +22,13 @@ pub(super) const EXTENTS_MAX: usize = 4096;
 /// How many reads of a file are worth having on their way at once: enough to keep a disk busy.
 pub(super) const IN_FLIGHT: usize = 4;
 
-/// A disk whose bytes are those of a file.
+/// A disk whose bytes are those of a file, or of a part of one. All places count from where they begin.
 #[derive(Debug)]
 pub(super) struct RawImage {
     path: PathBuf,
     file: File,
+    /// Where its first byte stands in the file.
+    from: u64,
     size: u64,
     device: bool,
     identity: (u64, u64),
@@ -49,17 +52,24 @@ pub(super) fn open(confine: &Confine, path: &Path) -> Result<RawImage, PortError
         ));
     };
     let identity = (metadata.dev(), metadata.ino());
-    Ok(RawImage { path: path.to_owned(), file, size, device: !kind.is_file(), identity })
+    Ok(RawImage { path: path.to_owned(), file, from: 0, size, device: !kind.is_file(), identity })
 }
 
-/// Tells in which state an open file is.
-pub(super) fn state_of(file: &File, path: &Path) -> Result<String, PortError> {
-    let Stamp { inode, size, mtime_ns } = stamp(file).map_err(|error| failed(path, 0, error))?;
-    Ok(format!("inode {inode}, {size} bytes, written at {mtime_ns} ns"))
+/// Takes a part of an open regular file: what [`StoredDisk`] says of it. A person knows it by the path `shown`.
+pub(super) fn part(file: File, stored: &StoredDisk, shown: PathBuf) -> Result<RawImage, PortError> {
+    let metadata = file.metadata().map_err(|error| failed(&shown, 0, error))?;
+    let StoredDisk { path: _, stamp: _, offset: from, length: size } = *stored;
+    let identity = (metadata.dev(), metadata.ino());
+    let part = RawImage { path: shown, file, from, size, device: false, identity };
+    if from.checked_add(size).is_none_or(|end| end > metadata.len()) {
+        let held = metadata.len().saturating_sub(from).min(size);
+        return Err(part.damaged(held, "it goes past the end of the file that it lies in"));
+    }
+    Ok(part)
 }
 
 impl RawImage {
-    /// Returns the path that it was opened by.
+    /// Returns the path that it was opened by; of a part of a file, the one that a person knows it by.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -85,12 +95,14 @@ impl RawImage {
 
     /// Finds where data begins and ends at or behind a place; `None` where the file system does not tell.
     fn data(&self, at: u64, end: u64) -> Result<Option<(u64, u64)>, PortError> {
-        let starts = match seek(&self.file, SeekFrom::Data(at)) {
-            Ok(starts) => starts.clamp(at, end),
+        let within = |place: u64| place.saturating_sub(self.from);
+        let starts = match seek(&self.file, SeekFrom::Data(self.from + at)) {
+            Ok(starts) => within(starts).clamp(at, end),
             // No data up to the file's end; but a hole that the file ends within is none.
             Err(Errno::NXIO) => {
                 let metadata = self.file.metadata();
                 let length = metadata.map_err(|error| failed(&self.path, at, error))?.len();
+                let length = within(length);
                 return if length < end { Err(self.shorter(length)) } else { Ok(Some((end, end))) };
             }
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
@@ -99,8 +111,8 @@ impl RawImage {
         if starts == end {
             return Ok(Some((end, end)));
         }
-        match seek(&self.file, SeekFrom::Hole(starts)) {
-            Ok(ends) if ends > starts => Ok(Some((starts, ends.min(end)))),
+        match seek(&self.file, SeekFrom::Hole(self.from + starts)) {
+            Ok(ends) if within(ends) > starts => Ok(Some((starts, within(ends).min(end)))),
             // Written or cut off between both calls: reading finds out.
             Ok(_) | Err(Errno::NXIO) => Ok(None),
             Err(error) => Err(failed(&self.path, starts, error.into())),
@@ -126,7 +138,9 @@ impl Blocks for RawImage {
     }
 
     fn state(&self) -> Result<String, PortError> {
-        state_of(&self.file, &self.path)
+        let stamp = stamp(&self.file).map_err(|error| failed(&self.path, 0, error))?;
+        let Stamp { inode, size, mtime_ns } = stamp;
+        Ok(format!("inode {inode}, {size} bytes, written at {mtime_ns} ns"))
     }
 
     fn in_flight(&self) -> usize {
@@ -147,12 +161,18 @@ impl Blocks for RawImage {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), PortError> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| {
+        let length = u64::try_from(buffer.len()).expect("memory is below 16 EiB");
+        if offset.checked_add(length).is_none_or(|end| end > self.size) {
+            return Err(self.damaged(offset, format!("{length} bytes from there go past its end")));
+        }
+        self.file.read_exact_at(buffer, self.from + offset).map_err(|error| {
             if error.kind() != io::ErrorKind::UnexpectedEof {
                 return failed(&self.path, offset, error);
             }
             match self.file.metadata() {
-                Ok(metadata) if !self.device => self.shorter(metadata.len()),
+                Ok(metadata) if !self.device => {
+                    self.shorter(metadata.len().saturating_sub(self.from))
+                }
                 _ => self.shorter(offset),
             }
         })

@@ -1,10 +1,11 @@
-//! Disks as files: stream-optimized VMDKs inside of archives are read, raw files and qcow2 images with a block map beside them
-//! are written.
+//! Disks as files: stream-optimized VMDKs, raw disks, qcow2 images and other VMDKs are read, inside of archives as well, raw
+//! files and qcow2 images with a block map beside them are written.
 
 mod descriptor;
 pub mod files;
 mod flat;
 mod locked;
+pub(in crate::adapter) mod member;
 mod qcow2;
 mod raw;
 mod sparse;
@@ -59,7 +60,7 @@ impl Images for LocalImages {
             DiskFormat::Empty => Ok(Box::new(Nothing)),
             DiskFormat::Unsupported(name) => Err(PortError::lasting(
                 format!("disk {} is stored as `{name}`, which cannot be read", disk.key),
-                "export the VM with stream-optimized VMDK disks",
+                "export the VM with stream-optimized VMDK, qcow2 or raw disks",
                 Mend::Source,
             )),
         }

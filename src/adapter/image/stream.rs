@@ -399,23 +399,33 @@ impl BlockReader for Stream {
         let path = PathBuf::from(&self.stored.path);
         let now = self.confine.read(&path).map_err(|_| replaced(&self.stored.path))?;
         self.check_stamp(&now)?;
-        let Some((method, expected)) = self.checksum.stated() else { return Ok(()) };
-        let found = self.hash.take().map(Running::finish).unwrap_or_default();
-        if found.eq_ignore_ascii_case(expected) {
-            return Ok(());
-        }
-        Err(PortError::lasting(
-            format!(
-                "disk {} in {} is not what was exported: its {method} is {found}, the manifest says {expected}",
-                self.key, self.stored.path
-            ),
-            "transfer the archive again, or export the VM again",
-            Mend::Source,
-        ))
+        compare(&self.checksum, self.hash.take(), &self.key, &self.stored.path)
     }
 }
 
-fn replaced(path: &str) -> PortError {
+/// Compares what was hashed of a stored disk with what its manifest says.
+pub(super) fn compare(
+    stated: &Checksum,
+    hash: Option<Running>,
+    key: &DiskKey,
+    path: &str,
+) -> Result<(), PortError> {
+    let Some((method, expected)) = stated.stated() else { return Ok(()) };
+    let found = hash.map(Running::finish).unwrap_or_default();
+    if found.eq_ignore_ascii_case(expected) {
+        return Ok(());
+    }
+    Err(PortError::lasting(
+        format!(
+            "disk {key} in {path} is not what was exported: its {method} is {found}, the manifest says {expected}"
+        ),
+        "transfer the archive again, or export the VM again",
+        Mend::Source,
+    ))
+}
+
+/// Says that a file is not the one that was observed.
+pub(super) fn replaced(path: &str) -> PortError {
     PortError::lasting(
         format!("{path} was replaced during the copy"),
         "leave the archive alone until its VMs are migrated; the new file is another source",

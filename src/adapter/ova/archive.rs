@@ -12,11 +12,16 @@ use super::manifest::{Manifest, ManifestError};
 use super::ovf::{FileReference, OvfDisk, OvfError, System, parse, percent_decoded};
 use super::package::{Package, Part};
 use super::tar::TarError;
+use super::told::{Image, Told, contradicts_raw};
 use crate::adapter::checksum::Running;
-use crate::adapter::location::{Stamp, StoredDisk};
+use crate::adapter::image::files::Format;
+use crate::adapter::image::member::capacity;
+use crate::adapter::location::{BlocksDisk, MemberDisk, Stamp, StoredDisk};
 use crate::domain::id::SourceVm;
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Power, Vm};
+use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Power, SourceDisk, Vm};
+use crate::journal::record::{Disposition, Fault};
+use crate::port::PortError;
 
 /// Ten times the descriptor of an export of 100 VMs.
 const DESCRIPTOR_MAX: u64 = 8 << 20;
@@ -208,24 +213,25 @@ impl Stored<'_> {
     }
 
     fn disk(&mut self, disk: OvfDisk) -> Result<Disk, ArchiveError> {
-        let OvfDisk { key, mut capacity, format, parent, file } = disk;
         let nowhere = StoredDisk { offset: 0, length: 0, ..self.ovf.stored() }.to_source();
-        let Some(reference) = file else {
+        let (key, capacity) = (disk.key.clone(), disk.capacity);
+        let Some(reference) = &disk.file else {
             // Where an empty disk has a parent, its content is the parent's.
-            let format = match parent {
+            let format = match disk.parent {
                 None => DiskFormat::Empty,
                 Some(_) => DiskFormat::Unsupported(DELTA.to_owned()),
             };
             let (stored, checksum) = (Some(Bytes(0)), Checksum::Absent);
             return Ok(Disk { key, capacity, stored, format, checksum, source: nowhere });
         };
-        let Some(part) = self.part(&reference)? else {
+        let Some(part) = self.part(reference)? else {
             if reference.chunked {
                 let format = DiskFormat::Unsupported("a file in pieces (ovf:chunkSize)".into());
                 let (stored, checksum) = (None, Checksum::Absent);
                 return Ok(Disk { key, capacity, stored, format, checksum, source: nowhere });
             }
-            return Err(ArchiveError::Missing { href: reference.href, disk: key.to_string() });
+            let (href, disk) = (reference.href.clone(), key.to_string());
+            return Err(ArchiveError::Missing { href, disk });
         };
         // What an archive holds was packed at once; files come one by one.
         if let Package::Folder { .. } = self.package {
@@ -237,23 +243,60 @@ impl Stored<'_> {
                 None => {}
             }
         }
-        let head = part.first(512)?;
-        let format = match (parent, &reference.compression) {
-            (Some(_), _) => DiskFormat::Unsupported(DELTA.to_owned()),
-            (None, Some(method)) => DiskFormat::Unsupported(format!("compressed with {method}")),
-            (None, None) => match Image::of(&head) {
-                Image::StreamOptimized { bytes } if stream_optimized(&format) => {
-                    // What the guest saw is in the image; the descriptor repeats it, by some exporters rounded.
-                    capacity = Bytes(bytes);
-                    DiskFormat::StreamOptimized
-                }
-                image => DiskFormat::Unsupported(image.name(&format)),
-            },
-        };
+        let (format, capacity, source) = self.content(&disk, reference, &part)?;
         let (stored, checksum) = (Some(Bytes(part.size)), self.manifest.checksum(&part.name));
-        let source = part.stored().to_source();
         self.read.push(part);
         Ok(Disk { key, capacity, stored, format, checksum, source })
+    }
+
+    /// Finds out how a disk is stored, what the guest sees of it, and where a reader finds it.
+    ///
+    /// What the guest saw is in the image; the descriptor repeats it, by some exporters rounded.
+    fn content(
+        &self,
+        disk: &OvfDisk,
+        reference: &FileReference,
+        part: &Part,
+    ) -> Result<(DiskFormat, Bytes, SourceDisk), ArchiveError> {
+        let plain = part.stored().to_source();
+        let refused = |name| (DiskFormat::Unsupported(name), disk.capacity, plain.clone());
+        if disk.parent.is_some() {
+            return Ok(refused(DELTA.to_owned()));
+        }
+        if let Some(method) = &reference.compression {
+            return Ok(refused(format!("compressed with {method}")));
+        }
+        let found = Image::of(&part.first(512)?);
+        let format = match (Told::of(disk), &found) {
+            (Told::Stream, Image::StreamOptimized { bytes }) => {
+                return Ok((DiskFormat::StreamOptimized, Bytes(*bytes), plain));
+            }
+            (Told::Image(Format::Raw), _) => match contradicts_raw(disk, part.size, &found) {
+                Some(why) => return Ok(refused(why)),
+                None => Format::Raw,
+            },
+            (Told::Image(Format::Qcow2), Image::Qcow2) => Format::Qcow2,
+            (Told::Image(Format::Vmdk), Image::Sparse) => Format::Vmdk,
+            (Told::Stream | Told::Image(Format::Qcow2 | Format::Vmdk) | Told::Unknown, _) => {
+                return Ok(refused(found.name(disk)));
+            }
+        };
+        let member = match self.package {
+            Package::Archive { .. } => Some(part.name.clone()),
+            Package::Folder { .. } => None,
+        };
+        let stored = part.stored();
+        let member = MemberDisk { stored, member, format: format.name().to_owned() };
+        // Not by its path: an export that is moved stays the same.
+        match capacity(part.file(), &member, PathBuf::from(&part.name)) {
+            Ok(capacity) => {
+                Ok((DiskFormat::Blocks, capacity, BlocksDisk::Member(member).to_source()))
+            }
+            Err(PortError { fault: Fault { text, disposition, .. } }) => match disposition {
+                Disposition::Stall(_) => Ok(refused(format!("{}: {text}", format.name()))),
+                Disposition::Retry => Err(ArchiveError::Read(io::Error::other(text))),
+            },
+        }
     }
 
     fn part(&self, reference: &FileReference) -> Result<Option<Part>, ArchiveError> {
@@ -266,52 +309,3 @@ impl Stored<'_> {
 
 /// What a disk with a parent is called.
 const DELTA: &str = "a difference to another disk (ovf:parentRef)";
-
-fn stream_optimized(format: &str) -> bool {
-    format.rsplit('#').next().is_some_and(|kind| kind.eq_ignore_ascii_case("streamOptimized"))
-}
-
-/// What an image says that it is. Only a sound stream-optimized VMDK is ever opened; the rest is for the message.
-enum Image {
-    StreamOptimized { bytes: u64 },
-    Named(&'static str),
-    Unknown,
-}
-
-impl Image {
-    fn of(head: &[u8]) -> Self {
-        match head {
-            [b'K', b'D', b'M', b'V', ..] if head.len() == 512 => {
-                let number = |at: usize| {
-                    u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"))
-                };
-                let flags = number(8) & 0xffff_ffff;
-                let markers_and_deflate = flags & (1 << 16) != 0 && flags & (1 << 17) != 0;
-                // As for the descriptor's capacity: 2⁵⁰ bytes.
-                let sectors = Some(number(12)).filter(|count| (1..=1 << 41).contains(count));
-                match sectors {
-                    Some(sectors) if markers_and_deflate => {
-                        Self::StreamOptimized { bytes: sectors * 512 }
-                    }
-                    _ => Self::Named("a sparse VMDK that is not stream-optimized"),
-                }
-            }
-            [b'Q', b'F', b'I', 0xfb, ..] => Self::Named("qcow2"),
-            [b'C', b'O', b'W', b'D', ..] => Self::Named("a VMDK of ESX (COWD)"),
-            [0x1f, 0x8b, ..] => Self::Named("compressed with gzip"),
-            _ if head.starts_with(b"# Disk Desc") => Self::Named("a VMDK descriptor"),
-            _ if head.starts_with(b"vhdxfile") => Self::Named("VHDX"),
-            _ => Self::Unknown,
-        }
-    }
-
-    fn name(&self, format: &str) -> String {
-        match self {
-            Self::StreamOptimized { .. } => {
-                format!("a stream-optimized VMDK that the descriptor calls `{format}`")
-            }
-            Self::Named(name) => (*name).to_owned(),
-            Self::Unknown => format!("an unknown image that the descriptor calls `{format}`"),
-        }
-    }
-}

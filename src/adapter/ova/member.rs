@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::archive::{ArchiveError, read_package};
 use super::package::Package;
 use crate::adapter::confine::Confine;
-use crate::adapter::location::StoredDisk;
+use crate::adapter::location::stored;
 use crate::domain::vm::{Disk, Vm};
 use crate::journal::record::Mend;
 use crate::port::PortError;
@@ -33,9 +33,7 @@ pub(crate) fn disk(confine: &Confine, archive: &Path, member: &str) -> Result<Di
         refused(format!("{chain:#}"), "transfer the archive again, or export it again".to_owned())
     })?;
     let disks = vms.into_iter().flat_map(|Vm { disks, .. }| disks);
-    let found = disks
-        .into_iter()
-        .find(|disk| StoredDisk::parse(&disk.source).is_ok_and(|stored| Some(stored) == place));
+    let found = disks.into_iter().find(|disk| place.is_some() && stored(&disk.source) == place);
     found.ok_or_else(|| {
         let why = format!("no disk of a VM in it is `{}`", member.escape_debug());
         refused(why, format!("it holds {}", names.join(", ")))

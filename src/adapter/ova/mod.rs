@@ -16,6 +16,7 @@ pub(crate) mod member;
 pub mod ovf;
 pub mod package;
 pub mod tar;
+mod told;
 mod virtualbox;
 pub mod xml;
 
@@ -389,4 +390,4 @@ impl Source for OvaSource {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

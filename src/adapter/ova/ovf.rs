@@ -79,10 +79,14 @@ pub struct System {
 pub struct OvfDisk {
     /// `ovf:diskId`.
     pub key: DiskKey,
-    /// What the guest sees.
+    /// What the guest sees, as far as the descriptor knows.
     pub capacity: Bytes,
+    /// The unit in which that is stated, in bytes: exporters round up to it.
+    pub unit: u64,
     /// `ovf:format`.
     pub format: String,
+    /// `ovf:volume-format`, which oVirt states.
+    pub volume_format: Option<String>,
     /// What its content is based on, where it is no whole disk.
     pub parent: Option<String>,
     /// The file; `None` where the disk is empty.
@@ -186,14 +190,14 @@ fn disks<'a>(
     for disk in envelope.all("DiskSection").flat_map(|section| section.all("Disk")) {
         let id = disk.attribute("diskId").unwrap_or_default();
         let unit = disk.attribute("capacityAllocationUnits").map_or(Some(1), unit);
-        let capacity = disk
+        let (capacity, unit) = disk
             .attribute("capacity")
             .and_then(|count| count.trim().parse::<u64>().ok())
             .zip(unit)
-            .and_then(|(count, unit)| count.checked_mul(unit))
+            .and_then(|(count, unit)| Some((count.checked_mul(unit)?, unit)))
             // Disks are made of sectors.
-            .and_then(|bytes| bytes.checked_next_multiple_of(512))
-            .filter(|bytes| (1..=CAPACITY_MAX).contains(bytes))
+            .and_then(|(bytes, unit)| Some((bytes.checked_next_multiple_of(512)?, unit)))
+            .filter(|(bytes, _)| (1..=CAPACITY_MAX).contains(bytes))
             .ok_or_else(|| part("the Disk", id, "has no usable capacity"))?;
         let file = match disk.attribute("fileRef") {
             None => None,
@@ -204,8 +208,11 @@ fn disks<'a>(
         let disk = OvfDisk {
             key: DiskKey::new(id),
             capacity: Bytes(capacity),
+            unit,
             format: disk.attribute("format").unwrap_or_default().to_owned(),
-            parent: disk.attribute("parentRef").map(str::to_owned),
+            volume_format: disk.attribute("volume-format").map(str::to_owned),
+            // oVirt writes an empty one of a whole disk.
+            parent: disk.attribute("parentRef").filter(|id| !id.is_empty()).map(str::to_owned),
             file,
         };
         if disks.insert(id, disk).is_some() {

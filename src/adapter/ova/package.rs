@@ -198,6 +198,11 @@ impl Part {
         Ok(bytes)
     }
 
+    /// Returns the file that it lies in.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Tells where it is.
     pub(super) fn stored(&self) -> StoredDisk {
         let path = self.path.to_string_lossy().into_owned();

@@ -48,6 +48,58 @@ fn data_and_holes_are_told_and_read() {
 }
 
 #[test]
+fn a_part_of_a_file_has_places_of_its_own() {
+    let (folder, confine) = folder();
+    let path = folder.path().join("a.ova");
+    let mib = 1 << 20;
+    sparse_file(&path, 8 * mib, [0, 2 * mib, 3 * mib, 6 * mib]);
+    let part = |offset: u64, length: u64| {
+        let file = confine.read(&path).unwrap();
+        let stamp = stamp(&file).unwrap();
+        let stored = StoredDisk { path: String::new(), stamp, offset, length };
+        part(file, &stored, PathBuf::from("a.ova/disk"))
+    };
+    let image = part(mib + 512, 4 * mib).unwrap();
+    assert_eq!((image.size(), image.is_device()), (4 * mib, false));
+    let told: Vec<_> = image.extents(0, image.size()).unwrap();
+    let data = |offset: u64| Extent { offset, length: 4096, content: Content::Data };
+    let zero =
+        |from: u64, to: u64| Extent { offset: from, length: to - from, content: Content::Zero };
+    let (first, second) = (mib - 512, 2 * mib - 512);
+    let expected = [
+        zero(0, first),
+        data(first),
+        zero(first + 4096, second),
+        data(second),
+        zero(second + 4096, 4 * mib),
+    ];
+    assert_eq!(told, expected);
+    let mut bytes = [1; 8];
+    image.read(first - 4, &mut bytes).unwrap();
+    assert_eq!(bytes, [0, 0, 0, 0, 7, 7, 7, 7]);
+    // What lies behind is another's.
+    let error = image.read(4 * mib - 4, &mut bytes).unwrap_err().fault.text;
+    expect![
+        "cannot read a.ova/disk at byte 4194300 of 4194304: 8 bytes from there go past its end"
+    ]
+    .assert_eq(&error);
+    assert!(image.read(u64::MAX, &mut bytes).is_err());
+    for (offset, length) in [(7 * mib, mib + 1), (9 * mib, 0), (u64::MAX, 2)] {
+        let error = part(offset, length).unwrap_err().fault.text;
+        assert!(error.contains("goes past the end of the file that it lies in"), "{error}");
+    }
+    // In a hole at the file's end, and in a file that became shorter.
+    let end = part(7 * mib, mib).unwrap();
+    assert_eq!(end.extents(0, mib).unwrap(), [zero(0, mib)]);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(7 * mib + 100).unwrap();
+    let error = end.extents(0, mib).unwrap_err().fault.text;
+    assert!(error.contains("a.ova/disk at byte 100: it ends there"), "{error}");
+    let error = end.read(50, &mut [0; 100]).unwrap_err().fault.text;
+    assert!(error.contains("a.ova/disk at byte 100: it ends there"), "{error}");
+}
+
+#[test]
 fn one_call_tells_a_bounded_number_of_extents() {
     let (folder, confine) = folder();
     let path = folder.path().join("disk.raw");

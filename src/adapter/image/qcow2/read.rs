@@ -12,17 +12,13 @@
 //! Nobody writes to the file meanwhile. Refcounts and internal snapshots are not looked at.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use libdeflater::{DecompressionError, Decompressor};
-use rustix::fs::OFlags;
 
 use crate::adapter::confine::Confine;
-use crate::adapter::image::flat::state_of;
+use crate::adapter::image::flat::{self, RawImage};
 use crate::adapter::image::qcow2::layout::{
     ENTRY_BYTES, Header, Mapping, Refusal, START_BYTES, header, l1_entry, l2_entry, u64_at,
 };
@@ -47,10 +43,7 @@ const EXTENTS_PER_ANSWER: usize = 4096;
 
 /// The reader.
 pub(in crate::adapter::image) struct Qcow2 {
-    path: PathBuf,
-    file: File,
-    /// The file's length when it was opened.
-    length: u64,
+    file: RawImage,
     header: Header,
     l1: Vec<u64>,
     tables: Mutex<Tables>,
@@ -84,20 +77,23 @@ impl Qcow2 {
         confine: &Confine,
         path: &Path,
     ) -> Result<Self, PortError> {
-        let file = File::from(confine.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
-        let broken = |error| unreadable(path, 0, error);
-        let metadata = file.metadata().map_err(broken)?;
-        if !metadata.is_file() {
+        let file = flat::open(confine, path)?;
+        if file.is_device() {
             return Err(PortError::lasting(
                 format!("{} is no regular file", path.display()),
                 "name the image's file",
                 Mend::Source,
             ));
         }
-        let length = metadata.len();
+        Self::of(file)
+    }
+
+    /// Takes an image that is open already.
+    pub(in crate::adapter::image) fn of(file: RawImage) -> Result<Self, PortError> {
+        let (path, length) = (file.path(), file.size());
         let most = u64::try_from(START_BYTES).expect("lengths fit 64 bits").min(length);
         let mut start = vec![0; index(most)];
-        file.read_exact_at(&mut start, 0).map_err(broken)?;
+        file.read(0, &mut start)?;
         let header = header(&start).map_err(|refusal| refused(path, refusal))?;
         let l1_bytes = header.l1_needed() * ENTRY_BYTES;
         if header.l1.checked_add(l1_bytes).is_none_or(|end| end > length) {
@@ -105,12 +101,9 @@ impl Qcow2 {
             return Err(refused(path, Refusal::damaged(header.l1, why)));
         }
         let mut l1 = vec![0; index(l1_bytes)];
-        file.read_exact_at(&mut l1, header.l1)
-            .map_err(|error| unreadable(path, header.l1, error))?;
+        file.read(header.l1, &mut l1)?;
         Ok(Self {
-            path: path.to_owned(),
             file,
-            length,
             l1: entries(&l1),
             header,
             tables: Mutex::new(Tables {
@@ -131,12 +124,12 @@ impl Qcow2 {
             return Ok(Some((place, table)));
         }
         let cluster = self.header.cluster();
-        if place.saturating_add(cluster) > self.length {
-            let why = format!("an L2 table ends behind the file's {} bytes", self.length);
+        if place.saturating_add(cluster) > self.file.size() {
+            let why = format!("an L2 table ends behind the file's {} bytes", self.file.size());
             return Err(self.damaged(place, why));
         }
         let mut bytes = vec![0; index(cluster)];
-        self.fill(place, &mut bytes)?;
+        self.file.read(place, &mut bytes)?;
         let table: Arc<[u64]> = entries(&bytes).into();
         self.tables.lock().expect("no holder panics").put(place, table.clone());
         Ok(Some((place, table)))
@@ -203,13 +196,13 @@ impl Qcow2 {
 
     fn inflated(&self, (at, length): Stream) -> Result<Vec<u8>, PortError> {
         // The last sector of the last stream need not be stored as a whole.
-        let length = length.min(self.length.saturating_sub(at));
+        let length = length.min(self.file.size().saturating_sub(at));
         if length == 0 {
-            let why = format!("a compressed cluster stands behind the file's {}", self.length);
+            let why = format!("a compressed cluster stands behind the file's {}", self.file.size());
             return Err(self.damaged(at, why));
         }
         let mut stored = vec![0; index(length)];
-        self.fill(at, &mut stored)?;
+        self.file.read(at, &mut stored)?;
         let mut bytes = vec![0; index(self.header.cluster())];
         match Decompressor::new().deflate_decompress(&stored, &mut bytes) {
             Ok(inflated) if inflated == bytes.len() => Ok(bytes),
@@ -226,11 +219,6 @@ impl Qcow2 {
         }
     }
 
-    fn fill(&self, place: u64, buffer: &mut [u8]) -> Result<(), PortError> {
-        let read = self.file.read_exact_at(buffer, place);
-        read.map_err(|error| unreadable(&self.path, place, error))
-    }
-
     /// Refuses what no caller asks for that knows the disk's size.
     fn within(&self, offset: u64, length: u64) -> Result<(), PortError> {
         let capacity = self.header.capacity;
@@ -240,7 +228,7 @@ impl Qcow2 {
         Err(PortError::lasting(
             format!(
                 "cannot read {length} bytes at byte {offset} of the disk in {}: it has {capacity}",
-                self.path.display()
+                self.file.path().display()
             ),
             "check the capacity in the VM's description",
             Mend::Source,
@@ -248,7 +236,7 @@ impl Qcow2 {
     }
 
     fn damaged(&self, at: u64, why: impl Into<String>) -> PortError {
-        refused(&self.path, Refusal::damaged(at, why))
+        refused(self.file.path(), Refusal::damaged(at, why))
     }
 }
 
@@ -258,7 +246,7 @@ impl Blocks for Qcow2 {
     }
 
     fn state(&self) -> Result<String, PortError> {
-        state_of(&self.file, &self.path)
+        self.file.state()
     }
 
     fn in_flight(&self) -> usize {
@@ -308,11 +296,11 @@ impl Blocks for Qcow2 {
             let (now, later) = rest.split_at_mut(index(run.length));
             match run.mapping {
                 Mapping::Zero => now.fill(0),
-                Mapping::Data(place) if place.saturating_add(run.length) > self.length => {
-                    let why = format!("data ends behind the file's {} bytes", self.length);
+                Mapping::Data(place) if place.saturating_add(run.length) > self.file.size() => {
+                    let why = format!("data ends behind the file's {} bytes", self.file.size());
                     return Err(self.damaged(place, why));
                 }
-                Mapping::Data(place) => self.fill(place, now)?,
+                Mapping::Data(place) => self.file.read(place, now)?,
                 Mapping::Compressed { at: place, length } => {
                     self.inflate((place, length), at % self.header.cluster(), now)?;
                 }
@@ -355,15 +343,6 @@ fn refused(path: &Path, refusal: Refusal) -> PortError {
     let Refusal { at, why, remedy } = refusal;
     let text = format!("cannot read the disk in {} at byte {at}: {why}", path.display());
     PortError::lasting(text, remedy, Mend::Source)
-}
-
-fn unreadable(path: &Path, at: u64, error: io::Error) -> PortError {
-    let text = format!("cannot read {} at byte {at}: {error}", path.display());
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        let remedy = "leave the file alone until its VM is migrated: it became shorter";
-        return PortError::lasting(text, remedy, Mend::Source);
-    }
-    PortError::passing(text, "look at the kernel's log for errors of the storage")
 }
 
 #[cfg(test)]
