@@ -444,7 +444,7 @@ fn the_digest_is_of_what_is_read_and_of_nothing_else() {
     };
     let base = digest(|_, _| {});
     // It is another one only where the rules are, or `ENGINE`: else what was reviewed stays reviewed.
-    assert_eq!(base.as_str(), "20ce82adc04757746cbe16a1a50108a6");
+    assert_eq!(base.as_str(), "0835d7acfa5f8086fab4696e75ee9a30");
     let same: &[Change] = &[
         |desired, _| desired.place.line = 99,
         |desired, _| desired.key.plan = crate::domain::id::PlanName::new("renamed"),

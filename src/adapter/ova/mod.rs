@@ -14,6 +14,7 @@ pub mod make;
 pub mod manifest;
 pub(crate) mod member;
 pub mod ovf;
+mod ovirt;
 pub mod package;
 pub mod tar;
 mod told;
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
 
 use self::archive::{ArchiveError, Files, read_package};
+use self::ovf::OvfError;
 use self::package::{Package, is_descriptor, open, stamp, whole_hash};
 use self::tar::TarError;
 use crate::adapter::clock::SystemClock;
@@ -294,6 +296,9 @@ fn gap(path: &Path, error: &ArchiveError) -> Gap {
         }
         ArchiveError::Read(_) | ArchiveError::Tar(TarError::Read { .. }) => REMEDY_READ,
         ArchiveError::Altered { .. } => "export it again: somebody edited it after its export",
+        ArchiveError::Ovf { source: OvfError::ExportDomain, .. } => {
+            "export the VM as an OVA in oVirt's Administration Portal, or take it out of the folder"
+        }
         ArchiveError::Tar(_)
         | ArchiveError::Count { .. }
         | ArchiveError::Ovf { .. }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ovirt;
 use super::tar::unsafe_name;
 use super::virtualbox;
 use super::xml::{Element, XmlError};
@@ -27,6 +28,11 @@ pub enum OvfError {
     /// It describes no VM.
     #[error("the descriptor holds no VirtualSystem")]
     Empty,
+    /// It is of the kind that oVirt keeps in its storage domains.
+    #[error(
+        "the descriptor is that of an oVirt storage domain: its VM is a Content, no VirtualSystem"
+    )]
+    ExportDomain,
     /// A file outside of the archive.
     #[error("the descriptor refers to the file {href:?}, {what}")]
     Outside {
@@ -87,6 +93,8 @@ pub struct OvfDisk {
     pub format: String,
     /// `ovf:volume-format`, which oVirt states.
     pub volume_format: Option<String>,
+    /// Whether oVirt starts the guest from it.
+    pub boots: bool,
     /// What its content is based on, where it is no whole disk.
     pub parent: Option<String>,
     /// The file; `None` where the disk is empty.
@@ -122,7 +130,11 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<System>, OvfError> {
         }
         systems.push(system);
     }
-    if systems.is_empty() { Err(OvfError::Empty) } else { Ok(systems) }
+    if !systems.is_empty() {
+        return Ok(systems);
+    }
+    let domain = ovirt::is_export_domain(&envelope);
+    Err(if domain { OvfError::ExportDomain } else { OvfError::Empty })
 }
 
 fn part(what: &'static str, name: &str, problem: &'static str) -> OvfError {
@@ -211,6 +223,7 @@ fn disks<'a>(
             unit,
             format: disk.attribute("format").unwrap_or_default().to_owned(),
             volume_format: disk.attribute("volume-format").map(str::to_owned),
+            boots: disk.attribute("boot").is_some_and(|boots| boots.eq_ignore_ascii_case("true")),
             // oVirt writes an empty one of a whole disk.
             parent: disk.attribute("parentRef").filter(|id| !id.is_empty()).map(str::to_owned),
             file,
@@ -271,8 +284,10 @@ fn system(
     }
     let of_type = |kind: u32| items.iter().filter(move |item| item.kind() == Some(kind));
 
-    let cpus: Option<u32> = of_type(3).find_map(|item| item.number("VirtualQuantity"));
-    let cores: Option<u32> = of_type(3).find_map(|item| item.number("CoresPerSocket"));
+    let cpus: Option<u32> =
+        of_type(3).find_map(|item| item.number("VirtualQuantity").or_else(|| ovirt::cpus(item.0)));
+    let cores: Option<u32> = of_type(3)
+        .find_map(|item| item.number("CoresPerSocket").or_else(|| ovirt::cores_per_socket(item.0)));
     let fill = |cores: &u32| cpus.is_some_and(|cpus| *cores > 0 && cpus.is_multiple_of(*cores));
     // VMware's own device (ovftool 4.5 and later), of the type for everything else.
     let is_tpm = |item: &Item<'_>| item.0.text_of("ResourceSubType") == Some("vmware.vtpm");
@@ -283,7 +298,7 @@ fn system(
     let mut nics: Vec<Nic> = of_type(10)
         .map(|item| Nic {
             network: item.0.text_of("Connection").unwrap_or_default().to_owned(),
-            mac: item.0.text_of("Address").map(str::to_owned),
+            mac: ovirt::mac(item.0).map(str::to_owned),
         })
         .collect();
     virtualbox::addresses(element, &mut nics);
@@ -294,9 +309,12 @@ fn system(
         id: id.to_owned(),
         name: element.text_of("Name").unwrap_or(id).to_owned(),
         os,
-        firmware: firmware(hardware).or_else(|| virtualbox::firmware(element)),
+        firmware: firmware(hardware)
+            .or_else(|| virtualbox::firmware(element))
+            .or_else(|| ovirt::firmware(element)),
         secure_boot: is_set(hardware, "bootOptions.efiSecureBootEnabled")
-            || is_set(hardware, "uefi.secureBoot.enabled"),
+            || is_set(hardware, "uefi.secureBoot.enabled")
+            || ovirt::secure_boot(element),
         tpm: items.iter().any(is_tpm),
         cpus,
         cores_per_socket: cores.filter(fill),
@@ -366,12 +384,16 @@ fn items<'a>(hardware: &'a Element, configuration: Option<&str>) -> Vec<Item<'a>
     items
 }
 
-/// Sorts by the controllers (kinds in the order in which they occur, then by their bus number) and the units on them.
+/// Where a disk comes: in the order of boot disks, of kinds of controllers, of buses, of controllers, of units.
+type DiskPlace = (u32, usize, u32, usize, u32);
+
+/// Sorts by what boots, where that is stated, then by the controllers (kinds in the order in which they occur, then by their bus
+/// number) and the units on them.
 fn system_disks(
     items: &[Item<'_>],
     disks: &BTreeMap<&str, OvfDisk>,
 ) -> Result<Vec<OvfDisk>, OvfError> {
-    let mut placed: Vec<((usize, u32, usize, u32), OvfDisk)> = Vec::new();
+    let mut placed: Vec<(DiskPlace, OvfDisk)> = Vec::new();
     for item in items.iter().filter(|item| item.kind() == Some(17)) {
         let resource = item.0.text_of("HostResource").unwrap_or_default();
         let id = resource.strip_prefix("ovf:").unwrap_or(resource).strip_prefix("/disk/");
@@ -392,7 +414,9 @@ fn system_disks(
             (first, items[at].number("Address").unwrap_or(u32::MAX))
         });
         let unit = item.number("AddressOnParent").unwrap_or(u32::MAX);
-        placed.push(((kind, bus, controller.unwrap_or(usize::MAX), unit), disk.clone()));
+        let boot = ovirt::boot_order(disk.boots, item.0);
+        let place = (boot, kind, bus, controller.unwrap_or(usize::MAX), unit);
+        placed.push((place, disk.clone()));
     }
     placed.sort_by_key(|(place, _)| *place);
     Ok(placed.into_iter().map(|(_, disk)| disk).collect())

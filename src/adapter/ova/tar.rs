@@ -13,6 +13,8 @@ pub(crate) const BLOCK: u64 = 512;
 
 /// More members than any export has (a VM has at most some 260 disks); it bounds the time that a hostile archive takes.
 const MEMBERS_MAX: usize = 20_000;
+/// What oVirt calls the zeros that move a disk to a place that a file system likes: several members of one archive.
+const PADDING: &str = "pad";
 /// The longest extended header: two names and some numbers.
 const EXTENDED_MAX: u64 = 64 << 10;
 
@@ -63,7 +65,7 @@ pub enum TarError {
 
 /// Lists the regular files of an archive of `size` bytes, in order.
 ///
-/// Folders and the `._*` files that tar makes on macOS are left out.
+/// Folders, the `._*` files that tar makes on macOS and the `pad` before each disk of oVirt are left out.
 pub fn index(file: &File, size: u64) -> Result<Vec<Member>, TarError> {
     let mut members: Vec<Member> = Vec::new();
     let mut names = std::collections::BTreeSet::new();
@@ -95,7 +97,7 @@ pub fn index(file: &File, size: u64) -> Result<Vec<Member>, TarError> {
                 extended = Extended::default();
                 let name = checked_name(name)?;
                 let file_name = name.rsplit('/').next().unwrap_or(&name);
-                if !file_name.starts_with("._") {
+                if !file_name.starts_with("._") && name != PADDING {
                     if !names.insert(name.clone()) {
                         return Err(TarError::Refused { name, what: "there twice" });
                     }
@@ -318,6 +320,8 @@ mod tests {
             entry(b'0', "short", &[7; 600]),
             entry(b'L', "././@LongLink", b"a/very/long/name\0"),
             entry(b'0', "cut", b"z"),
+            entry(b'0', "pad", &[0; 3072]),
+            entry(b'0', "pad", &[0; 512]),
         ];
         let found: Vec<_> = indexed(&archive(&entries)).unwrap();
         let found: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.offset, m.size)).collect();

@@ -52,8 +52,8 @@ impl Told {
 /// number of bytes, rounded up to the unit in which it is stated (oVirt states whole GiB). The guest then sees the bytes that
 /// are there. Fewer or more than that mean that one of both is not what was exported.
 ///
-/// Where oVirt says that a volume is raw, a qcow2 contradicts it: oVirt packs every disk as qcow2, and of templates it states
-/// the format that the volume had before. Only there the bytes are looked at.
+/// Where oVirt says that a volume is raw, a qcow2 contradicts it: oVirt packs every disk as qcow2, and some of its versions
+/// state the format that the volume of a template had before. Only there the bytes are looked at.
 pub(super) fn contradicts_raw(disk: &OvfDisk, size: u64, found: &Image) -> Option<String> {
     if disk.volume_format.is_some() && matches!(found, Image::Qcow2) {
         return Some(found.name(disk));
@@ -137,6 +137,7 @@ mod tests {
             unit: 1 << 30,
             format: format.to_owned(),
             volume_format: volume_format.map(str::to_owned),
+            boots: false,
             parent: None,
             file: None,
         }
