@@ -245,8 +245,8 @@ pub trait BlockReader: Send {
     /// Returns the position behind the last piece returned.
     fn position(&self) -> Result<Position, PortError>;
     /// Reads what is stored behind the last piece and compares the whole with the source's checksum, where it has one, and
-    /// the source with what it was when it was observed.
-    fn finish(&mut self) -> Result<(), PortError>;
+    /// the source with what it was when it was observed. Returns whether that is done: a long rest is read a part at a time.
+    fn finish(&mut self) -> Result<bool, PortError>;
 }
 
 /// Writes one disk and the block map beside it. Holds a lock on both until it is dropped.

@@ -4,7 +4,7 @@
 //! A server far away answers many requests in the time of one; a disk, or a server on this machine, answers them one after
 //! another, and whatever waits there only takes memory and cores. Neither says which it is. So the answers' time is watched, as
 //! TCP Vegas does: a round of requests that took about as long as the fastest rounds allows more, one that took much longer
-//! fewer.
+//! fewer. One that failed ends all that wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,8 @@ pub(in crate::adapter) struct Adapted {
 struct Held {
     /// How many are on their way.
     flying: usize,
+    /// Why one of them failed: who waits does not try the same.
+    failed: Option<PortError>,
     window: Window,
 }
 
@@ -51,7 +53,7 @@ impl Adapted {
     /// Lets at most so many requests be on their way as the disk says that are worth it.
     pub(in crate::adapter) fn new(blocks: Arc<dyn Blocks>) -> Self {
         let window = Window::new(blocks.in_flight());
-        let held = Mutex::new(Held { flying: 0, window });
+        let held = Mutex::new(Held { flying: 0, failed: None, window });
         Self { blocks, clock: SystemClock::start(), held, freed: Condvar::new() }
     }
 
@@ -78,16 +80,23 @@ impl Blocks for Adapted {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), PortError> {
-        let full = |held: &mut Held| held.flying >= held.window.size;
+        let full = |held: &mut Held| held.failed.is_none() && held.flying >= held.window.size;
         let mut held =
             self.freed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &held.failed {
+            return Err(error.clone());
+        }
         held.flying += 1;
         drop(held);
         let _landed = Landed(self);
         let asked = self.clock.elapsed();
         let read = self.blocks.read(offset, buffer);
         let took = (self.clock.elapsed() - asked).unsigned_abs();
-        self.lock().window.hear(read.is_ok().then_some(took));
+        let mut held = self.lock();
+        match &read {
+            Ok(()) => held.window.hear(took),
+            Err(error) => held.failed = Some(error.clone()),
+        }
         read
     }
 }
@@ -115,13 +124,8 @@ impl Window {
         }
     }
 
-    /// Hears how long an answer took; `None` for one that failed, after which there are at most half as many.
-    fn hear(&mut self, took: Option<Duration>) {
-        let Some(took) = took else {
-            self.set(self.size / 2);
-            self.opening = false;
-            return;
-        };
+    /// Hears how long an answer took.
+    fn hear(&mut self, took: Duration) {
         self.heard += 1;
         self.took += took;
         if self.heard < self.size {
@@ -160,7 +164,7 @@ mod tests {
             let size = window.size;
             let waiting = u32::try_from(size.div_ceil(width)).unwrap();
             for _ in 0..size {
-                window.hear(Some(Duration::from_millis(5) * waiting));
+                window.hear(Duration::from_millis(5) * waiting);
             }
             sizes.push(window.size);
         }
@@ -179,19 +183,37 @@ mod tests {
     fn one_answer_from_a_cache_is_no_measure_for_ever() {
         let mut window = Window::new(32);
         for _ in 0..4 {
-            window.hear(Some(Duration::from_micros(50)));
+            window.hear(Duration::from_micros(50));
         }
         let sizes = settled(&mut window, 1000, 2 * ROUNDS);
         assert_eq!(sizes.last(), Some(&32), "{sizes:?}");
     }
 
-    #[test]
-    fn a_failure_halves() {
-        let mut window = Window::new(32);
-        settled(&mut window, 1000, 5);
-        for expected in [16, 8, 4, 4] {
-            window.hear(None);
-            assert_eq!(window.size, expected);
+    /// A disk of which every read fails.
+    struct Broken;
+
+    impl Blocks for Broken {
+        fn size(&self) -> u64 {
+            1 << 20
         }
+
+        fn in_flight(&self) -> usize {
+            32
+        }
+
+        fn extents(&self, _: u64, _: u64) -> Result<Vec<Extent>, PortError> {
+            Ok(Vec::new())
+        }
+
+        fn read(&self, offset: u64, _: &mut [u8]) -> Result<(), PortError> {
+            Err(PortError::passing(format!("byte {offset}"), ""))
+        }
+    }
+
+    #[test]
+    fn after_a_failure_nothing_else_is_tried() {
+        let disk = Adapted::new(Arc::new(Broken));
+        let said = [7, 8].map(|offset| disk.read(offset, &mut [0]).unwrap_err().fault.text);
+        assert_eq!(said, ["byte 7", "byte 7"]);
     }
 }

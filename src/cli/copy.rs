@@ -15,12 +15,14 @@ use serde::Serialize;
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
-use crate::adapter::image::files::{Format, source};
-use crate::cli::copy::place::Place;
+use crate::adapter::image::files::{Files, Format, source};
+use crate::cli::copy::place::{Allowed, Kept, Place};
 use crate::cli::live::style;
 use crate::cli::log::screen;
 use crate::cli::{Exit, answer, explained, signals, tell, watched};
-use crate::copy::engine::{Bounds, Comparison, End, Flow, Heard, copy_disk, verify_disk};
+use crate::copy::engine::{
+    Bounds, Comparison, End, Flow, Heard, copy_disk, still_holds, verify_disk,
+};
 use crate::copy::protocol::DiskJob;
 use crate::domain::text::visible;
 use crate::domain::unit::{Bytes, lasting};
@@ -37,9 +39,12 @@ use crate::port::Clock as _;
 /// The copy grows in `DST.part`, with what is known of it beside it, and takes its name once all of it is durable: the same
 /// command again goes on from the last checkpoint. Nothing that exists is replaced without `--force`.
 ///
-/// A block device is written in place, and nothing else may use it meanwhile; `NAME.part.*` in the current folder holds what is
-/// known of the copy. It goes on as long as the device is the same one, which after a restart of the machine nobody knows. What
-/// a larger device holds behind the disk's end stays.
+/// A block device is written in place, with `--force`, and nothing else may use it meanwhile; `NAME.part.*` in the current
+/// folder holds what is known of the copy. It goes on where the device is the same one, which after a restart of the machine
+/// nobody knows, and still holds what was copied. What a larger device holds behind the disk's end stays.
+///
+/// Of a file as the source, any write is noticed, over all interruptions. Of a block device or a server only another size is:
+/// let nothing write to it until the copy is whole, or use `--restart`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -71,9 +76,12 @@ pub(super) struct Arguments {
     /// Reads the copy again and compares it with the hashes of what was read.
     #[arg(long)]
     verify: bool,
-    /// Replaces what exists, and what another disk's copy left where it stopped.
+    /// Replaces what exists.
     #[arg(long)]
     force: bool,
+    /// Starts again where an earlier copy to this name stopped, whatever it left.
+    #[arg(long)]
+    restart: bool,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -107,8 +115,16 @@ struct Done<'a> {
 
 /// Copies and prints what was copied.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    let Arguments { source: from, target, source_format, target_format, verify, force, output } =
-        arguments;
+    let Arguments {
+        source: from,
+        target,
+        source_format,
+        target_format,
+        verify,
+        force,
+        restart,
+        output,
+    } = arguments;
     let place = Place::of(&target, target_format)?;
     // A person names these files, no manifest does: everything that the person may open is allowed.
     let confine = Confine::new([PathBuf::from("/")]);
@@ -121,8 +137,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let stop = Arc::new(AtomicBool::new(false));
     let heard = stop.clone();
     signals::watch(move || heard.store(true, Ordering::SeqCst))?;
-    let mut kept = place.begin(&confine, &disk, force)?;
-    let files = place.files(confine);
+    let mut kept = place.begin(&confine, &disk, Allowed { force, restart })?;
+    let files = place.files(confine.clone());
     let mut screen = Screen::new(&disk, &target, stop);
     let mut job = DiskJob {
         disk: disk.clone(),
@@ -130,6 +146,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         checkpoint: kept.checkpoint.clone(),
         copied: None,
     };
+    if place.is_device()
+        && !is_still_there(&place, &confine, &files, &mut job, &mut kept, &mut screen)?
+    {
+        return Ok(screen.stopped());
+    }
+    if let Some(checkpoint) = &kept.checkpoint {
+        tell(&format!("goes on from {}", checkpoint.done));
+    }
     let resumed_from = kept.checkpoint.as_ref().map_or(Bytes(0), |checkpoint| checkpoint.done);
     let bounds = Bounds { threads: cores(), memory: MEMORY, checkpoint_every: CHECKPOINT_EVERY };
     let mut unsaved = None;
@@ -150,13 +174,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         return Ok(screen.stopped());
     };
     job.checkpoint = None;
-    if verify {
-        screen.again();
-        let mut hear = |heard| screen.hear("verify", heard);
-        match verify_disk(&files, &job, &root, Verify::Full, &mut hear).map_err(explained)? {
-            Comparison::Equal => {}
-            Comparison::Stopped => return Ok(screen.stopped()),
-        }
+    if verify && !is_equal(&place, &files, &job, &root, &mut kept, &mut screen)? {
+        return Ok(screen.stopped());
     }
     place.finish()?;
     let seconds = screen.finish().as_secs_f64();
@@ -167,6 +186,50 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         output,
     );
     Ok(Exit::Done)
+}
+
+/// Begins anew on a device that does not hold any more what was copied to it. Returns whether to go on.
+fn is_still_there(
+    place: &Place,
+    confine: &Confine,
+    files: &Files,
+    job: &mut DiskJob,
+    kept: &mut Kept,
+    screen: &mut Screen,
+) -> anyhow::Result<bool> {
+    if job.checkpoint.is_none() {
+        return Ok(true);
+    }
+    let held = still_holds(files, job, &mut |heard| screen.hear("check", heard));
+    screen.again();
+    if held.map_err(explained)?.is_none_or(|holds| holds) {
+        return Ok(!screen.is_stopped());
+    }
+    tell("what was copied to it is not there any more: the copy starts again");
+    kept.checkpoint = None;
+    place.begin_anew(confine, kept)?;
+    job.checkpoint = None;
+    Ok(true)
+}
+
+/// Reads the copy again; one that differs is forgotten. Returns whether to go on.
+fn is_equal(
+    place: &Place,
+    files: &Files,
+    job: &DiskJob,
+    root: &str,
+    kept: &mut Kept,
+    screen: &mut Screen,
+) -> anyhow::Result<bool> {
+    screen.again();
+    match verify_disk(files, job, root, Verify::Full, &mut |heard| screen.hear("verify", heard)) {
+        Ok(comparison) => Ok(comparison == Comparison::Equal),
+        Err(error) => {
+            kept.checkpoint = None;
+            place.keep(kept)?;
+            Err(explained(error))
+        }
+    }
 }
 
 /// The bound on pieces between source and copy.
@@ -241,7 +304,7 @@ impl Screen {
                 tell(&self.line(stage, done, first));
             }
         }
-        if self.stop.load(Ordering::SeqCst) { Flow::Stop } else { Flow::Continue }
+        if self.is_stopped() { Flow::Stop } else { Flow::Continue }
     }
 
     /// Says how far it is, how fast, and how long the rest takes at that pace.
@@ -252,6 +315,11 @@ impl Screen {
         let left = left.and_then(|left| i64::try_from(left).ok()).map(SignedDuration::from_secs);
         let left = left.map(|left| format!(", {} left", lasting(left))).unwrap_or_default();
         format!("{stage}  {done} of {}, {}/s{left}", self.total, Bytes(pace))
+    }
+
+    /// Tells whether somebody asked for the end.
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
     /// Begins with the next stage.

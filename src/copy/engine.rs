@@ -163,7 +163,7 @@ pub fn verify_disk(
                 "the block map beside disk {} is not the one that its copy ended with",
                 job.disk.key
             ),
-            "something else wrote into the target's folder: migrate the VM again",
+            "something else wrote into the target's folder: begin again",
             Mend::Person,
         ));
     }
@@ -184,6 +184,32 @@ pub fn verify_disk(
         }
     }
     Ok(Comparison::Equal)
+}
+
+/// Tells whether everything that was copied up to the job's checkpoint still stands on the target, of a reader whose pieces
+/// ascend; `None` where it was told to stop.
+pub fn still_holds(
+    images: &dyn Images,
+    job: &DiskJob,
+    hear: &mut dyn FnMut(Heard) -> Flow,
+) -> Result<Option<bool>, PortError> {
+    accept(job)?;
+    let writer = images.writer(&job.target)?;
+    let Ok(map) = saved_map(writer.as_ref(), job) else { return Ok(Some(false)) };
+    let done = job.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.done.0) / LEAF_BYTES;
+    let mut buffer = vec![0; index(LEAF_BYTES)];
+    let mut leaf = 0;
+    while let Some(data) = map.next_data(leaf).filter(|data| *data < done) {
+        writer.read(data * LEAF_BYTES, &mut buffer)?;
+        if Some(LeafHash::of(&buffer)) != map.get(data) {
+            return Ok(Some(false));
+        }
+        leaf = data + 1;
+        if hear(Heard::Progress(Bytes(leaf * LEAF_BYTES))) == Flow::Stop {
+            return Ok(None);
+        }
+    }
+    Ok(Some(true))
 }
 
 /// One copy on its way, as the reading thread sees it.
@@ -232,7 +258,13 @@ impl Copy<'_> {
             }
         }
         self.settle()?;
-        self.reader.finish()?;
+        while !self.reader.finish()? {
+            if hear(Heard::Progress(Bytes(self.done))) == Flow::Stop {
+                let checkpoint = self.checkpoint()?;
+                hear(Heard::Checkpointed(checkpoint));
+                return Ok(End::Stopped);
+            }
+        }
         self.writer.sync()?;
         Ok(End::Copied { written: Bytes(self.written), root: self.map.root() })
     }
@@ -375,10 +407,18 @@ fn reaches_the_end(writer: &dyn BlockWriter, job: &DiskJob) -> Result<(), PortEr
 }
 
 fn saved_map(writer: &dyn BlockWriter, job: &DiskJob) -> Result<BlockMap, PortError> {
-    BlockMap::parse(job.disk.capacity, &writer.read_map()?).map_err(|error| {
+    let saved = writer.read_map()?;
+    let written = job.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.written.0 > 0);
+    let parsed = if saved.is_empty() && written {
+        // It would say that all of the disk is zeros.
+        Err("it is empty".to_owned())
+    } else {
+        BlockMap::parse(job.disk.capacity, &saved).map_err(|error| error.to_string())
+    };
+    parsed.map_err(|error| {
         PortError::lasting(
             format!("cannot use the block map of disk {}: {error}", job.disk.key),
-            "something else wrote into the target's folder: migrate the VM again",
+            "something else wrote into the target's folder: begin again",
             Mend::Person,
         )
     })
@@ -462,7 +502,7 @@ fn differs(job: &DiskJob, offset: u64) -> PortError {
             "disk {} reads differently from what was copied, within the {LEAF_BYTES} bytes at byte {offset}",
             job.disk.key
         ),
-        "check the target's storage, then migrate the VM again",
+        "check the target's storage, then begin again",
         Mend::Person,
     )
 }

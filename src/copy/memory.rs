@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) sync_fails: bool,
     pub(crate) full: bool,
     pub(crate) finished: bool,
+    /// So many parts of what a source has behind its pieces are left.
+    pub(crate) rest: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -211,9 +213,11 @@ impl BlockReader for Reader {
         Ok(Position { resume: self.next.to_string(), read })
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
-        self.memory.lock().finished = true;
-        Ok(())
+    fn finish(&mut self) -> Result<bool, PortError> {
+        let mut state = self.memory.lock();
+        state.finished = state.rest == 0;
+        state.rest = state.rest.saturating_sub(1);
+        Ok(state.finished)
     }
 }
 

@@ -111,8 +111,8 @@ impl BlockReader for Planned {
         Ok(Position { resume: format!("{at} {}", self.read), read: Bytes(self.read) })
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
-        Ok(())
+    fn finish(&mut self) -> Result<bool, PortError> {
+        Ok(true)
     }
 }
 

@@ -169,9 +169,9 @@ impl BlockReader for SimReader {
         Ok(Position { resume: format!("leaf:{}", self.at), read })
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
+    fn finish(&mut self) -> Result<bool, PortError> {
         data_call(&self.world, &self.run, Call::ImageFinish, |state| {
-            state.source_disk(&self.disk).map(|_| ())
+            state.source_disk(&self.disk).map(|_| true)
         })
     }
 }

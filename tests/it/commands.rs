@@ -174,7 +174,7 @@ fn verify_finds_a_byte_that_differs() {
     fs::write(&disk, &bytes).unwrap();
     let differs = desk.ferry(&["verify", "first/web-01"]).expect(1).stdout;
     desk.compare(&differs, expect![[r#"
-        first/web-01  vmdisk1  disk vmdisk1 reads differently from what was copied, within the 65536 bytes at byte 4980736 … hint: check the target's storage, then migrate the VM again
+        first/web-01  vmdisk1  disk vmdisk1 reads differently from what was copied, within the 65536 bytes at byte 4980736 … hint: check the target's storage, then begin again
     "#]]);
     bytes[5_000_000] ^= 1;
     fs::write(&disk, &bytes).unwrap();

@@ -201,7 +201,7 @@ fn a_disk_in_several_files_is_another_one_when_any_of_them_changed() {
     drop(file);
     let ran = sandbox.ferry(["copy", "web.vmdk", "b.raw"]).expect(1);
     assert!(ran.stderr.contains("before it changed"), "{}", ran.stderr);
-    sandbox.ferry(["copy", "web.vmdk", "b.raw", "--force"]).expect(0);
+    sandbox.ferry(["copy", "web.vmdk", "b.raw", "--restart"]).expect(0);
     assert!(same(&sandbox, "web-flat.vmdk", "b.raw"));
 }
 

@@ -59,6 +59,7 @@ fn a_device_is_written_when_somebody_said_so_and_only_as_far_as_the_disk_reaches
         vec!["copy", "a.raw", tiny.name(), "--force"],
         vec!["copy", "a.raw", device.name(), "--force", "--target-format", "qcow2"],
         vec!["copy", "a.raw", device.name(), "--force"],
+        vec!["copy", "a.raw", "/dev/ferry-none", "--force"],
     ] {
         let said = sandbox.ferry(arguments).expect(1).stderr;
         told += &said.replace(device.name(), "DEVICE").replace(tiny.name(), "SMALL");
@@ -69,6 +70,7 @@ fn a_device_is_written_when_somebody_said_so_and_only_as_far_as_the_disk_reaches
         error: SMALL has 16.0 MiB and the disk 48.0 MiB … hint: name a device that holds all of it
         error: DEVICE is a block device, which holds no qcow2 … hint: leave `--target-format` out
         error: cannot open DEVICE: Device or resource busy (os error 16) … hint: unmount it, or end what uses it: `lsblk` and `fuser -v` tell
+        error: there is no device /dev/ferry-none … hint: `lsblk` lists those that are there
     "#]].assert_eq(&told);
     let whole = |byte: &u8| *byte == 0xa5;
     assert!(fs::read(&large).unwrap().iter().all(whole), "refused, and nothing was written");
@@ -121,11 +123,20 @@ fn a_copy_to_a_device_goes_on_as_long_as_it_is_the_same_device() {
     drop(device);
     run("losetup", [name.clone(), file.clone()]);
     let device = Loop(name);
-    let refused = sandbox.ferry(["copy", "a.raw", device.name()]).expect(1);
+    let again = ["copy", "a.raw", device.name(), "--force", "--output", "json"];
+    let refused = sandbox.ferry(again).expect(1);
     assert!(refused.stderr.contains("or was another device"), "{}", refused.stderr);
-    let ran =
-        sandbox.ferry(["copy", "a.raw", device.name(), "--force", "--output", "json"]).expect(0);
+    let ran = sandbox.ferry(again.into_iter().chain(["--restart"])).expect(0);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(json["resumed_from"], 0, "{json}");
     assert!(!kept.exists());
+
+    // The same device, to which somebody wrote: nothing of what was copied counts.
+    interrupted(&device);
+    let foreign = File::options().write(true).open(&device.0).unwrap();
+    foreign.write_all_at(&[9; 4096], 0).unwrap();
+    drop(foreign);
+    let ran = sandbox.ferry(again).expect(0);
+    assert!(ran.stderr.contains("is not there any more: the copy starts again"), "{}", ran.stderr);
+    run("cmp", [sandbox.path("a.raw"), file]);
 }

@@ -1,5 +1,5 @@
-//! Storage that fails: every request that a copy makes of its source and of its target is failed once, by strace in the kernel's
-//! stead. Each time the copy says where, leaves nothing under the target's name, and the same command makes it whole.
+//! Storage that fails: every request that a copy makes of an image and of the file that it makes is failed once, by strace in
+//! the kernel's stead. Each time the copy says where, leaves nothing under the target's name, and the same command makes it whole.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -16,7 +16,7 @@ fn failing(
     sandbox: &Sandbox,
     call: &str,
     error: &str,
-    number: usize,
+    number: &str,
     paths: &[&str],
     copy: [&str; 2],
 ) -> Output {
@@ -44,7 +44,7 @@ fn each_fails(
     loop {
         number += 1;
         assert!(number < REQUESTS_MAX, "{from} to {to}: {call} fails, and nobody hears it");
-        let output = failing(sandbox, call, error, number, paths, [from, to]);
+        let output = failing(sandbox, call, error, &number.to_string(), paths, [from, to]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let place = format!("{from} to {to}, {call} {number}: {said}");
         if output.status.success() {
@@ -85,6 +85,22 @@ fn every_request_to_a_source_may_fail() {
         // How many of them one thread makes depends on how the threads share the work.
         assert!(counted[0] > 0 && counted[2] > 0, "{source}: {counted:?}");
     }
+}
+
+#[test]
+fn where_no_holes_can_be_made_zeros_are_written() {
+    let sandbox = Sandbox::new();
+    patterned(&sandbox, "a.raw", 28);
+    for error in ["EOPNOTSUPP", "EINVAL"] {
+        // All calls of each thread: there are two ways to make zeros without writing them.
+        let output =
+            failing(&sandbox, "fallocate", error, "1+", &["b.raw.part"], ["a.raw", "b.raw"]);
+        assert!(output.status.success(), "{error}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(same(&sandbox, "a.raw", "b.raw"), "{error}");
+        fs::remove_file(sandbox.path("b.raw")).unwrap();
+    }
+    let written = ["b.raw.part"];
+    assert_ne!(each_fails(&sandbox, "fallocate", "EIO", &written, ["a.raw", "b.raw"]), 0);
 }
 
 #[test]

@@ -36,7 +36,7 @@ use crate::journal::record::Mend;
 use crate::port::{BlockReader, BlockWriter, Blocks, Images, Piece, PortError, Position};
 
 /// How a file stores a disk. It is told, never guessed: what a guest wrote into a raw disk must not decide what is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Byte by byte as the guest sees it.
@@ -274,9 +274,9 @@ impl BlockReader for Watched {
         self.planned.position()
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
-        self.planned.finish()?;
-        self.unchanged()
+    fn finish(&mut self) -> Result<bool, PortError> {
+        self.unchanged()?;
+        self.planned.finish()
     }
 }
 

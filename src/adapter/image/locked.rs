@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -66,8 +66,17 @@ impl LockedDisk {
         lock_wait: Duration,
     ) -> Result<Self, PortError> {
         // Of a device EXCL means that nobody may have mounted it, or hold it so.
-        let disk = confine.open(&path, OFlags::RDWR | OFlags::EXCL | OFlags::NONBLOCK)?;
-        Self::with_map(confine, path, File::from(disk), map_path, lock_wait)
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::NONBLOCK;
+        let disk = File::from(confine.open(&path, flags)?);
+        let metadata = disk.metadata().map_err(|error| failed("look at", &path, None, error))?;
+        if !metadata.file_type().is_block_device() {
+            return Err(PortError::lasting(
+                format!("{} is no block device any more", path.display()),
+                "look at what became of the device",
+                Mend::Person,
+            ));
+        }
+        Self::with_map(confine, path, disk, map_path, lock_wait)
     }
 
     fn with_map(
@@ -211,7 +220,7 @@ pub(super) fn regular(file: File, path: &Path) -> Result<File, PortError> {
     }
     Err(PortError::lasting(
         format!("{} is no regular file", path.display()),
-        "something else wrote into the target's folder: move it away and migrate the VM again",
+        "something else wrote into the target's folder: move it away and begin again",
         Mend::Person,
     ))
 }
@@ -250,11 +259,9 @@ pub(super) fn failed(what: &str, path: &Path, offset: Option<u64>, error: io::Er
             "raise the process's limit on file sizes, or use a file system with larger files",
             Mend::Person,
         ),
-        io::ErrorKind::UnexpectedEof => PortError::lasting(
-            text,
-            "the target's disk became shorter: migrate the VM again",
-            Mend::Person,
-        ),
+        io::ErrorKind::UnexpectedEof => {
+            PortError::lasting(text, "the target's disk became shorter: begin again", Mend::Person)
+        }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             PortError::lasting(text, "let ferry's user write to the target's folder", Mend::Target)
         }

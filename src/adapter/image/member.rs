@@ -28,7 +28,7 @@ use crate::adapter::image::descriptor::one_file;
 use crate::adapter::image::files::{Format, known};
 use crate::adapter::image::flat;
 use crate::adapter::image::qcow2::Qcow2;
-use crate::adapter::image::stream::{compare, replaced};
+use crate::adapter::image::stream::{STEP_BYTES, compare, replaced};
 use crate::adapter::location::MemberDisk;
 use crate::adapter::ova::package::stamp;
 use crate::copy::plan::Planned;
@@ -40,10 +40,6 @@ use crate::port::{BlockReader, Blocks, Piece, PortError, Position};
 
 /// How much is read at once to be hashed.
 const BUFFER_BYTES: u64 = 1 << 20;
-
-/// How much is hashed at most before the next piece is returned: one second of a slow disk, so that a copy still says that it
-/// goes on. What holes leave over is hashed at the end.
-const STEP_BYTES: u64 = 128 << 20;
 
 /// The reader.
 pub(super) struct Member {
@@ -226,13 +222,17 @@ impl BlockReader for Member {
         Ok(Position { resume, read })
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
-        self.planned.finish()?;
-        self.hash_to(self.disk.stored.length)?;
+    fn finish(&mut self) -> Result<bool, PortError> {
+        let end = self.disk.stored.length;
+        self.hash_to(end.min(self.hashed + STEP_BYTES))?;
+        if self.hash.is_some() && self.hashed < end {
+            return Ok(false);
+        }
         check_stamp(&self.file, &self.disk)?;
         let path = &self.disk.stored.path;
         opened(&self.confine, &self.disk).map_err(|_| replaced(path))?;
-        compare(&self.checksum, self.hash.take(), &self.key, path)
+        compare(&self.checksum, self.hash.take(), &self.key, path)?;
+        self.planned.finish()
     }
 }
 

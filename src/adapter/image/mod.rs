@@ -122,7 +122,7 @@ impl BlockReader for Nothing {
         Ok(Position { resume: String::new(), read: Bytes(0) })
     }
 
-    fn finish(&mut self) -> Result<(), PortError> {
-        Ok(())
+    fn finish(&mut self) -> Result<bool, PortError> {
+        Ok(true)
     }
 }

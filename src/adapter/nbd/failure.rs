@@ -91,7 +91,7 @@ impl Failure {
                 text.clone(),
                 "look at the NBD server's log and at the storage behind it",
             ),
-            Self::Resized { .. } => lasting("the disk is another one now: migrate the VM again"),
+            Self::Resized { .. } => lasting("the disk is another one now: begin again"),
         }
     }
 }

@@ -135,7 +135,7 @@ impl Export {
                 "cannot read {length} bytes of {} at byte {offset}: it has {} bytes",
                 self.address, self.size
             ),
-            "the disk became shorter than it was observed: migrate the VM again",
+            "the disk became shorter than it was observed: begin again",
             Mend::Source,
         ))
     }

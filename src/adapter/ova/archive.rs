@@ -140,7 +140,14 @@ pub(crate) fn read_package(
             return Err(ArchiveError::Altered { name, method, stated, found });
         }
     }
-    let mut stored = Stored { package, manifest: &manifest, ovf: &ovf, now, read: Vec::new() };
+    let mut stored = Stored {
+        package,
+        manifest: &manifest,
+        ovf: &ovf,
+        now,
+        read: Vec::new(),
+        seen: BTreeMap::new(),
+    };
     let mut vms = Vec::new();
     for system in systems? {
         vms.push(stored.vm(system, name)?);
@@ -176,6 +183,8 @@ struct Stored<'a> {
     now: Timestamp,
     /// The files of disks that were looked into.
     read: Vec<Part>,
+    /// What the guest sees of images: thousands of disks may lie in one.
+    seen: BTreeMap<(String, Format), Result<Bytes, PortError>>,
 }
 
 impl Stored<'_> {
@@ -253,7 +262,7 @@ impl Stored<'_> {
     ///
     /// What the guest saw is in the image; the descriptor repeats it, by some exporters rounded.
     fn content(
-        &self,
+        &mut self,
         disk: &OvfDisk,
         reference: &FileReference,
         part: &Part,
@@ -271,10 +280,15 @@ impl Stored<'_> {
             (Told::Stream, Image::StreamOptimized { bytes }) => {
                 return Ok((DiskFormat::StreamOptimized, Bytes(*bytes), plain));
             }
-            (Told::Image(Format::Raw), _) => match contradicts_raw(disk, part.size, &found) {
-                Some(why) => return Ok(refused(why)),
-                None => Format::Raw,
-            },
+            (Told::Image(Format::Raw), _) => {
+                let stated = reference.size.is_some()
+                    || !matches!(self.manifest.checksum(&part.name), Checksum::Absent);
+                let whole = stated || matches!(self.package, Package::Archive { .. });
+                match contradicts_raw(disk, part.size, whole, &found) {
+                    Some(why) => return Ok(refused(why)),
+                    None => Format::Raw,
+                }
+            }
             (Told::Image(Format::Qcow2), Image::Qcow2) => Format::Qcow2,
             (Told::Image(Format::Vmdk), Image::Sparse) => Format::Vmdk,
             (Told::Stream | Told::Image(Format::Qcow2 | Format::Vmdk) | Told::Unknown, _) => {
@@ -287,8 +301,11 @@ impl Stored<'_> {
         };
         let stored = part.stored();
         let member = MemberDisk { stored, member, format: format.name().to_owned() };
-        // Not by its path: an export that is moved stays the same.
-        match capacity(part.file(), &member, PathBuf::from(&part.name)) {
+        let seen = self.seen.entry((part.name.clone(), format)).or_insert_with(|| {
+            // Not by its path: an export that is moved stays the same.
+            capacity(part.file(), &member, PathBuf::from(&part.name))
+        });
+        match seen.clone() {
             Ok(capacity) => {
                 Ok((DiskFormat::Blocks, capacity, BlocksDisk::Member(member).to_source()))
             }

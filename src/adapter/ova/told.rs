@@ -46,19 +46,29 @@ impl Told {
     }
 }
 
+/// The largest unit that a capacity is rounded up to.
+const ROUNDED_MAX: u64 = 1 << 30;
+
 /// Tells why raw bytes are not the disk that a descriptor speaks of; `None` where they may be.
 ///
-/// Nothing within tells how large a raw disk is, so that its bytes and the descriptor must agree: a stated capacity is the
-/// number of bytes, rounded up to the unit in which it is stated (oVirt states whole GiB). The guest then sees the bytes that
-/// are there. Fewer or more than that mean that one of both is not what was exported.
+/// Nothing within tells how large a raw disk is, so that its bytes and the descriptor must agree. Where something else tells
+/// that all of the bytes are there (`whole`), a stated capacity may be rounded up to the unit in which it is stated, a GiB at
+/// most (oVirt states whole ones); the guest then sees the bytes that are there. Fewer or more than that mean that one of both
+/// is not what was exported.
 ///
 /// Where oVirt says that a volume is raw, a qcow2 contradicts it: oVirt packs every disk as qcow2, and some of its versions
 /// state the format that the volume of a template had before. Only there the bytes are looked at.
-pub(super) fn contradicts_raw(disk: &OvfDisk, size: u64, found: &Image) -> Option<String> {
+pub(super) fn contradicts_raw(
+    disk: &OvfDisk,
+    size: u64,
+    whole: bool,
+    found: &Image,
+) -> Option<String> {
     if disk.volume_format.is_some() && matches!(found, Image::Qcow2) {
         return Some(found.name(disk));
     }
-    let rounded = size.checked_next_multiple_of(disk.unit);
+    let unit = if whole { disk.unit.min(ROUNDED_MAX) } else { 1 };
+    let rounded = size.checked_next_multiple_of(unit);
     let rounded = rounded.and_then(|bytes| bytes.checked_next_multiple_of(512));
     (rounded != Some(disk.capacity.0)).then(|| {
         format!("{size} raw bytes of a disk that has {} by the descriptor", disk.capacity.0)
@@ -177,7 +187,7 @@ mod tests {
     fn raw_bytes_are_as_many_as_the_descriptor_says_up_to_its_unit() {
         let told = |unit: u64, capacity: u64, size: u64| {
             let disk = OvfDisk { unit, capacity: Bytes(capacity), ..disk("raw", None) };
-            contradicts_raw(&disk, size, &Image::Qcow2)
+            contradicts_raw(&disk, size, true, &Image::Qcow2)
         };
         let gib = 1 << 30;
         for size in [10 * gib + 1, 10 * gib + 512, 11 * gib] {
@@ -190,13 +200,17 @@ mod tests {
                 format!("{size} raw bytes of a disk that has 11811160064 by the descriptor")
             );
         }
+        assert!(told(1 << 40, 1 << 40, 10 * gib + 1).is_some(), "no disk is rounded by a TiB");
+        let short = contradicts_raw(&disk("raw", None), 11 * gib - 512, false, &Image::Unknown);
+        assert!(short.is_some(), "nothing tells that it is whole");
+        assert_eq!(contradicts_raw(&disk("raw", None), 11 * gib, false, &Image::Unknown), None);
         // A capacity in bytes leaves room for a broken sector only, as it is read: rounded up to one.
         assert_eq!(told(1, 1024, 1000), None);
         assert!(told(1, 1024, 512).is_some() && told(1, 1024, 1025).is_some());
         // What a guest writes decides nothing but where oVirt is known to store something else.
         let ovirt = disk("", Some("RAW"));
-        assert_eq!(contradicts_raw(&ovirt, 11 << 30, &Image::Unknown), None);
-        let why = contradicts_raw(&ovirt, 11 << 30, &Image::Qcow2);
+        assert_eq!(contradicts_raw(&ovirt, 11 << 30, true, &Image::Unknown), None);
+        let why = contradicts_raw(&ovirt, 11 << 30, true, &Image::Qcow2);
         assert_eq!(why.as_deref(), Some("qcow2 that the descriptor calls `RAW`"));
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use rustix::fs::{SeekFrom, major, minor, seek};
+use rustix::fs::{FlockOperation, SeekFrom, flock, major, minor, seek};
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::confine::Confine;
@@ -33,6 +33,15 @@ pub(super) struct Kept {
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
+/// What a person allowed.
+#[derive(Clone, Copy)]
+pub(super) struct Allowed {
+    /// To replace what exists.
+    pub(super) force: bool,
+    /// To throw away what an earlier copy left.
+    pub(super) restart: bool,
+}
+
 /// The files of one copy: its name, where it grows, and what is kept beside it.
 pub(super) struct Place {
     target: PathBuf,
@@ -55,8 +64,10 @@ impl Place {
     /// Finds out where a copy to a name is written, and how.
     pub(super) fn of(target: &Path, format: Option<Format>) -> anyhow::Result<Self> {
         let shown = visible(&target.display().to_string()).into_owned();
-        let Some(name) = target.file_name() else { bail!("{shown} names no file") };
         let device = Device::of(target).with_context(|| format!("cannot look at {shown}"))?;
+        if device.is_none() && is_among_devices(target) {
+            bail!("there is no device {shown} … hint: `lsblk` lists those that are there");
+        }
         let format = match (&device, format.or_else(|| Format::of(target))) {
             (Some(_), None | Some(Format::Raw)) => Format::Raw,
             (Some(_), Some(format)) => {
@@ -70,6 +81,14 @@ impl Place {
                 bail!("the end of {shown} tells no format … hint: `--target-format raw` or `qcow2`")
             }
         };
+        // One device has many names.
+        let path = match &device {
+            Some(_) => {
+                fs::canonicalize(target).with_context(|| format!("cannot look at {shown}"))?
+            }
+            None => target.to_owned(),
+        };
+        let Some(name) = path.file_name() else { bail!("{shown} names no file") };
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         // Folders of devices are gone with the next start of the machine, and hold no files of people.
         let folder = folder.filter(|_| device.is_none()).unwrap_or(Path::new("."));
@@ -80,14 +99,8 @@ impl Place {
             name.push(end);
             folder.join(name)
         };
-        let (target, part) = match &device {
-            None => (beside(""), beside(".part")),
-            Some(_) => {
-                let device = fs::canonicalize(target);
-                let device = device.with_context(|| format!("cannot look at {shown}"))?;
-                (device.clone(), device)
-            }
-        };
+        let part = if device.is_some() { path.clone() } else { beside(".part") };
+        let target = if device.is_some() { path.clone() } else { beside("") };
         let (map, kept) = (beside(".part.map"), beside(".part.json"));
         Ok(Self { target, format, part, map, kept, device })
     }
@@ -106,8 +119,21 @@ impl Place {
     }
 
     /// Keeps every other copy to this name away for as long as the answer lives.
-    pub(super) fn alone(&self) -> anyhow::Result<LockFile> {
-        LockFile::take(self.kept.with_extension("lock")).map_err(explained)
+    pub(super) fn alone(&self) -> anyhow::Result<(LockFile, Option<File>)> {
+        let lock = LockFile::take(self.kept.with_extension("lock")).map_err(explained)?;
+        let device = self.device.as_ref().map(|_| self.lock_device()).transpose();
+        let name = self.part.display();
+        let device = device.with_context(|| {
+            format!("cannot lock {name} … hint: end what uses it: `lsblk` and `fuser -v` tell")
+        })?;
+        Ok((lock, device))
+    }
+
+    /// Keeps udev, and whoever starts what it finds on a device, away from it (systemd's `BLOCK_DEVICE_LOCKING`).
+    fn lock_device(&self) -> io::Result<File> {
+        let device = File::open(&self.part)?;
+        flock(&device, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(device)
     }
 
     /// Makes what the copy grows in, or finds what an earlier one of the same disk left.
@@ -115,45 +141,55 @@ impl Place {
         &self,
         confine: &Confine,
         disk: &Disk,
-        force: bool,
+        may: Allowed,
     ) -> anyhow::Result<Kept> {
-        if self.device.is_none() {
-            self.is_free(force)?;
+        match &self.device {
+            None => self.is_free(may.force)?,
+            Some(device) => self.is_given(device, disk.capacity, may.force)?,
         }
         let device = self.device.as_ref().and_then(|device| device.identity.clone());
         let fresh = Kept { disk: disk.clone(), format: self.format, device, checkpoint: None };
-        let earlier = match self.earlier() {
-            Err(_) if force => None,
-            earlier => earlier?,
-        };
-        if let Some(kept) = earlier {
+        if !may.restart
+            && let Some(kept) = self.earlier()?
+        {
             let known = self.device.is_none() || kept.device.is_some();
-            let same = known
-                && (&kept.disk, kept.format, &kept.device) == (disk, fresh.format, &fresh.device);
-            // Before its first checkpoint nothing of a copy is worth going on with, not even the file itself.
-            if same && kept.checkpoint.is_some() {
-                return Ok(kept);
-            }
-            if !same && !force {
+            let same =
+                (&kept.disk, kept.format, &kept.device) == (disk, fresh.format, &fresh.device);
+            if !(known && same) {
                 bail!(
-                    "{} holds a part of another disk, or of this one before it changed{} … hint: `--force` starts again",
+                    "{} holds a part of another disk, or of this one before it changed{} … hint: `--restart` starts again",
                     self.part.display(),
                     if self.device.is_some() { ", or was another device" } else { "" }
                 );
             }
+            // Before its first checkpoint nothing of a copy is worth going on with, not even the file itself.
+            if kept.checkpoint.is_some() {
+                return Ok(kept);
+            }
         }
-        if let Some(device) = &self.device {
-            self.is_given(device, disk.capacity, force)?;
-        }
-        let part = self.device.is_none().then_some(&self.part);
-        for path in part.into_iter().chain([&self.map, &self.kept]) {
-            remove(path)?;
-        }
-        self.keep(&fresh)?;
-        if self.device.is_none() {
-            Files::make(confine, &self.part, disk.capacity, self.format).map_err(explained)?;
-        }
+        self.begin_anew(confine, &fresh)?;
         Ok(fresh)
+    }
+
+    /// Makes what the copy grows in, whatever an earlier one left.
+    pub(super) fn begin_anew(&self, confine: &Confine, fresh: &Kept) -> anyhow::Result<()> {
+        // First what tells how far it came: without its map that would be a lie.
+        remove(&self.kept)?;
+        remove(&self.map)?;
+        if self.device.is_none() {
+            remove(&self.part)?;
+        }
+        self.keep(fresh)?;
+        if self.device.is_none() {
+            Files::make(confine, &self.part, fresh.disk.capacity, self.format)
+                .map_err(explained)?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether it is written in place, where others may have written since.
+    pub(super) fn is_device(&self) -> bool {
+        self.device.is_some()
     }
 
     /// Refuses a name that something has, unless it is a file that may be replaced.
@@ -198,13 +234,13 @@ impl Place {
                 return Ok(None);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "{} exists and nothing tells whose copy it is … hint: `--force` starts again",
+                "{} exists and nothing tells whose copy it is … hint: `--restart` starts again",
                 self.part.display()
             ),
             Err(error) => bail!("cannot read {}: {error}", self.kept.display()),
         };
         let kept = serde_json::from_slice(&text).with_context(|| {
-            format!("{} is damaged … hint: `--force` starts again", self.kept.display())
+            format!("{} is damaged … hint: `--restart` starts again", self.kept.display())
         })?;
         Ok(Some(kept))
     }
@@ -250,12 +286,20 @@ impl Device {
         // The kernel counts disks as they appear. A partition is below its disk.
         let disk = read(known.join("diskseq")).or_else(|_| read(known.join("../diskseq")));
         let started = read("/proc/sys/kernel/random/boot_id".into());
-        let identity = disk
-            .ok()
-            .zip(started.ok())
-            .map(|(disk, started)| format!("disk {disk} of start {started}, {number}, {size}"));
+        // A partition may be made anew elsewhere on its disk; only partitions have a start.
+        let begins = read(known.join("start")).unwrap_or_default();
+        let identity = disk.ok().zip(started.ok()).map(|(disk, started)| {
+            format!("disk {disk} of start {started}, {number}, {} bytes at {begins:?}", size.0)
+        });
         Ok(Some(Self { size, identity }))
     }
+}
+
+/// Tells whether a path lies where the kernel keeps devices, in memory: a file there is a mistake.
+fn is_among_devices(path: &Path) -> bool {
+    let number = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let folder = path.parent().and_then(number);
+    folder.is_some() && folder == number(Path::new("/dev")) && folder != number(Path::new("/"))
 }
 
 /// Makes a file's name durable.

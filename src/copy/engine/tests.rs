@@ -182,6 +182,59 @@ fn a_stop_makes_a_checkpoint_that_the_next_copy_goes_on_from() {
 }
 
 #[test]
+fn what_a_source_has_behind_its_pieces_is_read_in_parts_and_may_be_stopped() {
+    let (capacity, pieces) = eight_pieces();
+    let memory = Memory::new(capacity, pieces);
+    memory.lock().rest = 5;
+    let mut job = memory.job();
+    let (mut checkpoint, mut heard) = (None, 0);
+    let mut hear = |now| {
+        heard += 1;
+        if let Heard::Checkpointed(made) = now {
+            checkpoint = Some(made);
+        }
+        if heard == 10 { Flow::Stop } else { Flow::Continue }
+    };
+    let end = copy_disk(&memory, &job, bounds(2, u64::MAX), &mut hear).unwrap();
+    assert_eq!((end, heard, memory.lock().rest), (End::Stopped, 11, 3), "eight pieces, two parts");
+    job.checkpoint = checkpoint;
+    let end = copy_disk(&memory, &job, bounds(2, u64::MAX), &mut |_| Flow::Continue).unwrap();
+    let root = root_of(&memory.lock().expected(8));
+    assert_eq!(end, End::Copied { written: Bytes(8 * LEAF_BYTES), root });
+    assert_eq!(memory.lock().read, (0..8).collect::<Vec<_>>(), "nothing is read again");
+}
+
+#[test]
+fn what_was_copied_is_there_or_it_is_said() {
+    let (capacity, pieces) = eight_pieces();
+    let memory = Memory::new(capacity, pieces);
+    let mut job = memory.job();
+    let mut hear = |now| {
+        if let Heard::Checkpointed(made) = now {
+            job.checkpoint = Some(made);
+            return Flow::Stop;
+        }
+        Flow::Continue
+    };
+    let copied = memory.job();
+    copy_disk(&memory, &copied, bounds(2, 6 * LEAF_BYTES), &mut hear).unwrap();
+    let holds = |job: &DiskJob| still_holds(&memory, job, &mut |_| Flow::Continue).unwrap();
+    assert_eq!(holds(&job), Some(true));
+    assert_eq!(still_holds(&memory, &job, &mut |_| Flow::Stop).unwrap(), None);
+    memory.lock().seen.disk[7 * LEAF] ^= 1;
+    assert_eq!(holds(&job), Some(true), "behind the checkpoint");
+    memory.lock().seen.disk[4 * LEAF + 9] ^= 1;
+    assert_eq!(holds(&job), Some(false));
+
+    // A map that is gone would say that all of it is zeros.
+    memory.lock().seen.map.clear();
+    assert_eq!(holds(&job), Some(false));
+    let error = copy_disk(&memory, &job, bounds(2, u64::MAX), &mut |_| Flow::Continue);
+    let text = error.unwrap_err().fault.text;
+    assert_eq!(text, "cannot use the block map of disk disk-1: it is empty");
+}
+
+#[test]
 fn a_failed_sync_is_the_end_and_is_not_tried_again() {
     let (capacity, pieces) = eight_pieces();
     let memory = Memory::new(capacity, pieces);
@@ -209,7 +262,7 @@ fn a_full_target_says_how_much_the_rest_needs() {
         written: Bytes(4 * LEAF_BYTES),
     });
     memory.lock().full = true;
-    memory.lock().seen.map.clear();
+    memory.lock().seen.map = vec![0; 16];
     let need = |job: &DiskJob| {
         let end = copy_disk(&memory, job, bounds(1, u64::MAX), &mut |_| Flow::Continue);
         end.unwrap_err().fault.disposition

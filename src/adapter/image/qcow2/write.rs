@@ -127,7 +127,7 @@ impl Qcow2Disk {
             _ => {
                 return refused(
                     "something else stands there".to_owned(),
-                    "something else wrote into the target's folder: move it away and migrate the VM again",
+                    "something else wrote into the target's folder: move it away and begin again",
                 );
             }
         }
@@ -589,7 +589,7 @@ fn foreign(files: &LockedDisk, at: u64, why: &str) -> PortError {
     let path = files.path().display();
     PortError::lasting(
         format!("{path} is not the image that ferry made, at byte {at}: {why}"),
-        "something else wrote to it, as a VM does that was started from it; where none was, migrate the VM again",
+        "something else wrote to it, as a VM does that was started from it; where none was, begin again",
         Mend::Person,
     )
 }

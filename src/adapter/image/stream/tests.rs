@@ -354,7 +354,7 @@ fn other_formats_are_nothing_or_refused() {
     fixture.disk.format = DiskFormat::Empty;
     let mut reader = fixture.reader(None).unwrap();
     assert_eq!(reader.next(), Ok(None));
-    assert_eq!(reader.finish(), Ok(()));
+    assert_eq!(reader.finish(), Ok(true));
     fixture.disk.format = DiskFormat::Unsupported("qcow2".to_owned());
     assert!(fixture.reader(None).err().unwrap().fault.text.contains("stored as `qcow2`"));
 }
