@@ -1,9 +1,12 @@
-//! How fast disks are copied, beside qemu-img, nbdcopy and cp with their best flags: `cargo bench --bench peers [-- MIB]`.
+//! How fast disks are copied, beside qemu-img, nbdcopy and cp with their best flags: `cargo bench --bench peers [-- [MIB] [WORD]]`,
+//! of the tables those that have the word in their titles.
 //!
-//! Each row is a command as people type it, run in turn with the others of its table: once unmeasured, then five times. Every
-//! target is new, and durable when the time is taken. Sources are in the page cache for all. Beside the time stand the
-//! processor seconds and the peak of memory of all processes of the command, and how much faster it is than the fastest of the
-//! others. A spread above 15 % is no result. Ferry hashes every leaf, and compares the archive's SHA-256 where there is one.
+//! Each row is a command as people type it, run in turn with the others of its table: once unmeasured, then until five rounds in
+//! a row were quiet. Of a machine that never is, the quietest five count, the same ones for all commands, chosen by their spread
+//! alone; a spread above 15 % is no result. Every target is new, and durable when the time is taken. Sources are in the page
+//! cache for all. Beside the time stand the processor seconds and the peak of memory of all processes of the command, and how
+//! much faster it is than the fastest of the others. Ferry hashes every leaf, and compares the archive's SHA-256 where there is
+//! one.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
 #![expect(clippy::print_stdout, reason = "the table is the answer")]
 #![expect(clippy::disallowed_methods, reason = "it measures time and starts programs")]
@@ -21,8 +24,12 @@ use sha2::{Digest as _, Sha256};
 /// The disk's size unless one is given: some seconds a run.
 const MIB: u64 = 2048;
 
-/// How often each command is measured.
+/// How many rounds make a result, and how many there are at most.
 const RUNS: usize = 5;
+const ROUNDS_MAX: usize = 25;
+
+/// The spread, in percent, above which there is no result.
+const SPREAD_MAX: f64 = 15.0;
 
 /// What tells this program to run one command and say what it used.
 const MEASURE: &str = "--measure-one";
@@ -44,6 +51,8 @@ fn main() {
     }
     // `cargo bench` adds `--bench` to what is given behind `--`.
     let mib = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(MIB);
+    let is_word = |argument: &&String| argument.parse::<u64>().is_err() && *argument != "--bench";
+    let word = arguments.iter().find(is_word).map_or("", String::as_str);
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (mixed, fragmented) = (at("mixed.raw"), at("fragmented.raw"));
@@ -72,6 +81,9 @@ fn main() {
         ("monolithic sparse VMDK to raw", "vmdk", &sparse, "raw"),
         ("raw to qcow2", "raw", &fragmented, "qcow2"),
     ] {
+        if !title.contains(word) {
+            continue;
+        }
         let target = at(&format!("target.{to}"));
         let mut commands = vec![("ferry copy".to_owned(), ferry(source, &target))];
         if source == &stream {
@@ -93,7 +105,9 @@ fn main() {
             fs::remove_file(&target).unwrap();
         });
     }
-    over_nbd(mib, &fragmented, &at, &ferry);
+    if "NBD".contains(word) {
+        over_nbd(mib, &fragmented, &at, &ferry);
+    }
 }
 
 /// Exports of NBD over a Unix socket: a raw file by nbdkit, at once and with 5 ms before every read.
@@ -149,7 +163,7 @@ fn over_nbd(
 /// Runs the commands in turn and prints a row for each.
 fn table(title: &str, mib: u64, commands: &[(String, String)], check: &dyn Fn()) {
     let mut all = vec![Vec::new(); commands.len()];
-    for round in 0..=RUNS {
+    for round in 0..=ROUNDS_MAX {
         for ((_, command), used) in commands.iter().zip(&mut all) {
             let one = measured(command);
             check();
@@ -157,17 +171,22 @@ fn table(title: &str, mib: u64, commands: &[(String, String)], check: &dyn Fn())
                 used.push(one);
             }
         }
+        if round >= RUNS && worst_spread(&all, round - RUNS) <= SPREAD_MAX {
+            break;
+        }
     }
-    println!("\n{title}, {mib} MiB");
+    let rounds = all[0].len();
+    let quietest = (0..=rounds - RUNS)
+        .min_by(|one, other| worst_spread(&all, *one).total_cmp(&worst_spread(&all, *other)));
+    let first = quietest.unwrap();
+    for used in &mut all {
+        *used = used[first..first + RUNS].to_vec();
+    }
+    println!("\n{title}, {mib} MiB, rounds {} to {} of {rounds}", first + 1, first + RUNS);
     println!(
         "{:<48}{:>9}{:>9}{:>10}{:>9}{:>9}{:>9}",
         "", "median", "spread", "MiB/s", "CPU", "memory", "against"
     );
-    let median = |used: &[Used], of: fn(&Used) -> f64| {
-        let mut values: Vec<f64> = used.iter().map(of).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        (values[RUNS / 2], (values[RUNS - 1] - values[0]) / values[RUNS / 2] * 100.0)
-    };
     let others = commands.iter().zip(&all).filter(|((name, _), _)| !name.starts_with("ferry"));
     let best = others.map(|(_, used)| median(used, |one| one.seconds).0).fold(f64::MAX, f64::min);
     for ((name, _), used) in commands.iter().zip(&all) {
@@ -175,12 +194,26 @@ fn table(title: &str, mib: u64, commands: &[(String, String)], check: &dyn Fn())
         let rate = f64::from(u32::try_from(mib).unwrap()) / seconds;
         let (processor, _) = median(used, |one| one.processor);
         let (peak, _) = median(used, |one| one.peak_kib / 1024.0);
-        let void = if spread > 15.0 { " no result" } else { "" };
+        let void = if spread > SPREAD_MAX { " no result" } else { "" };
         let against = best / seconds;
         println!(
             "{name:<48}{seconds:>7.2} s{spread:>7.0} %{rate:>10.0}{processor:>7.2} s{peak:>5.0} MiB{against:>7.2} x{void}"
         );
     }
+}
+
+/// Returns the median, and the spread in percent of it.
+fn median(used: &[Used], of: fn(&Used) -> f64) -> (f64, f64) {
+    let mut values: Vec<f64> = used.iter().map(of).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (middle, last) = (values[values.len() / 2], values[values.len() - 1]);
+    (middle, (last - values[0]) / middle * 100.0)
+}
+
+/// Returns the largest spread of a command's times over the rounds from one on.
+fn worst_spread(all: &[Vec<Used>], first: usize) -> f64 {
+    let spread = |used: &Vec<Used>| median(&used[first..first + RUNS], |one| one.seconds).1;
+    all.iter().map(spread).fold(0.0, f64::max)
 }
 
 /// Runs a command in a process of its own, whose children are this command's processes and no others.
