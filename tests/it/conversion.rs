@@ -1,8 +1,10 @@
 //! A guest that is not ready for KVM, through git: copied, converted, made and booted, by the program, virt-v2v, QEMU and libvirt.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use ferry::copy::tree::LEAF_BYTES;
 use rustix::process::{Pid, Signal, kill_process};
@@ -85,13 +87,25 @@ impl Debian {
         run("debugfs", flags.iter().copied().chain(["-R", command, &image]))
     }
 
-    /// Builds it, with data of its own and a second disk, as an export of a plan that converts it. Returns its data, too.
+    /// Returns an image of it, which is built once for all tests.
+    fn image(&self) -> String {
+        static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let image = format!("{}/debian-{}.raw", env!("CARGO_TARGET_TMPDIR"), self.firmware);
+        // A test that failed while it built one leaves the others to build it.
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        if !built.contains(&image) {
+            let build = ["build", &image, "--name", "web01"].into_iter();
+            tool("tiny-guest.sh", build.chain(self.built.iter().copied()));
+            built.insert(image.clone());
+        }
+        image
+    }
+
+    /// Gives it data of its own and a second disk, as an export of a plan that converts it. Returns its data, too.
     fn exported(&self) -> (Web01, String) {
         let sandbox = Sandbox::new();
         let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
-        let out = path("source.raw");
-        let build = ["build", &out, "--name", "web01"].into_iter();
-        tool("tiny-guest.sh", build.chain(self.built.iter().copied()));
+        run("cp", ["--sparse=always", &self.image(), &path("source.raw")]);
         let orders = (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
         sandbox.write("orders", &orders);
         for command in ["mkdir /srv/data", &format!("write {} /srv/data/orders", path("orders"))] {
@@ -140,6 +154,41 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     assert!(verified.stdout.contains("ended when its guest was converted"), "{}", verified.stdout);
     moved.ferry(&["diff"]).expect(0);
     Debian::BIOS.is_moved(&moved, &orders);
+}
+
+/// Runs a plan whose guest virt-v2v does not convert. Fails unless the disk stays as it was copied and the report has virt-v2v's
+/// own words.
+#[track_caller]
+fn stays_as_copied(sandbox: Sandbox, words: &str) {
+    let mut moved = Web01::new(sandbox, &["source.raw"], Says::default());
+    moved.migrate("web-1");
+    moved.ferry(&["run", "--once"]).expect(1);
+    let report = moved.report();
+    assert!(report.contains(words), "{report}");
+    same(&moved.sandbox.path("source.raw"), &moved.area().join("disk-0.raw"));
+}
+
+#[test]
+fn a_guest_that_virt_v2v_does_not_know_stays_as_copied() {
+    let sandbox = Sandbox::new();
+    let image = sandbox.path("source.raw");
+    tool("tiny-guest.sh", ["build", image.to_str().unwrap(), "--name", "web01"]);
+    stays_as_copied(sandbox, "inspection could not detect the source guest");
+}
+
+#[test]
+fn a_guest_without_room_for_its_conversion_stays_as_copied() {
+    let sandbox = Sandbox::new();
+    let image = sandbox.path("source.raw");
+    run("cp", ["--sparse=always", &Debian::BIOS.image(), image.to_str().unwrap()]);
+    let counted = Debian::BIOS.debugfs(&image, &[], "stats -h");
+    let free = counted.lines().find_map(|line| line.strip_prefix("Free blocks:")).unwrap();
+    let free = free.trim().parse::<u64>().unwrap() * 4096;
+    let filling = sandbox.write("filling", "");
+    let all_but = |left: u64| fs::write(&filling, vec![7; usize::try_from(free - left).unwrap()]);
+    all_but(16 << 20).unwrap();
+    Debian::BIOS.debugfs(&image, &["-w"], &format!("write {} /var/filling", filling.display()));
+    stays_as_copied(sandbox, "not enough free space for conversion on filesystem");
 }
 
 #[test]
