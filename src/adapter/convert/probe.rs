@@ -8,16 +8,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rustix::fs::{Access, MemfdFlags, access, memfd_create, statvfs};
 
 use super::QEMU_IMG;
 use super::process::{Ending, Order, Patience, find, run, search_path};
+use crate::adapter::clock::SystemClock;
 use crate::copy::protocol::ConvertTools;
 use crate::domain::unit::Bytes;
 use crate::observed::{ConverterState, Gap};
+use crate::port::Clock as _;
 
 /// How long the converter may take to list what it can do. It starts nothing for that.
 const LIST_WAIT: Duration = Duration::from_secs(10);
+
+/// What is said of one that does not.
+const SILENT: &str = "it does not answer";
+
+/// How long one that did not answer is left alone.
+const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// virt-v2v refuses to start with less.
 const TMP_BYTES_MIN: Bytes = Bytes::mib(1024);
@@ -40,7 +49,9 @@ pub struct Probe {
     tools: ConvertTools,
     folders: Vec<PathBuf>,
     places: Places,
-    listed: Mutex<Option<(Stamp, Listed)>>,
+    clock: SystemClock,
+    /// What it listed, and when.
+    listed: Mutex<Option<(Stamp, Listed, SignedDuration)>>,
 }
 
 /// What the converter lists, or why it does not.
@@ -84,7 +95,13 @@ pub fn probe(tools: &ConvertTools, folders: &[PathBuf]) -> ConverterState {
 impl Probe {
     /// Takes the settings, and the folders in which programs are searched.
     pub fn new(tools: ConvertTools, folders: Vec<PathBuf>) -> Self {
-        Self { tools, folders, places: Places::default(), listed: Mutex::default() }
+        Self {
+            tools,
+            folders,
+            places: Places::default(),
+            listed: Mutex::default(),
+            clock: SystemClock::start(),
+        }
     }
 
     /// Looks.
@@ -109,10 +126,14 @@ impl Probe {
     fn list(&self, program: &Path) -> Listed {
         let stamp = stamp(program).map_err(|error| error.to_string())?;
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, known)) = listed.as_ref()
+        if let Some((of, known, at)) = listed.as_ref()
             && *of == stamp
         {
-            return known.clone();
+            // A busy machine is another one later; every pass would wait for it, whatever else it has to do.
+            let silent = known.as_ref().is_err_and(|why| why == SILENT);
+            if !silent || self.clock.elapsed() - *at < SILENCE {
+                return known.clone();
+            }
         }
         let mut lines = Vec::new();
         let ending = ask(program, search_path(&self.folders), &mut lines);
@@ -120,10 +141,9 @@ impl Probe {
             Ending::Code(0) => Ok(lines),
             Ending::Code(code) => Err(format!("it ended with {code}: {}", lines.join(" "))),
             Ending::Signal(signal) => Err(format!("signal {signal} ended it")),
-            // A busy machine is another one later.
-            Ending::Silent | Ending::Stopped => return Err("it does not answer".to_owned()),
+            Ending::Silent | Ending::Stopped => Err(SILENT.to_owned()),
         };
-        *listed = Some((stamp, found.clone()));
+        *listed = Some((stamp, found.clone(), self.clock.elapsed()));
         found
     }
 

@@ -12,10 +12,17 @@ use super::folder::Folder;
 use super::libvirt::{Domains, Libvirt};
 use super::{DOMAIN, LocalTarget, Owner};
 use crate::domain::id::{TargetName, Token};
+use crate::domain::text::visible;
 use crate::domain::vm::Power;
 use crate::journal::record::Mend;
 use crate::observed::TargetVm;
 use crate::port::PortError;
+
+/// The file beside a domain that says in which libvirt it was defined.
+pub(super) const DEFINED_IN: &str = "libvirt.uri";
+
+/// More than any URI has.
+const URI_MAX: u64 = 4 << 10;
 
 /// A domain of a hundred disks is 30 KiB.
 const DOMAIN_MAX: u64 = 1 << 20;
@@ -75,6 +82,9 @@ impl LocalTarget {
                 Mend::Person,
             ));
         };
+        if let Some(inner) = folder.enter(name)? {
+            inner.write(DEFINED_IN, libvirt.uri().as_bytes())?;
+        }
         let failed = match libvirt.define(&xml) {
             Ok(()) => return Ok(()),
             Err(error) => error,
@@ -99,6 +109,27 @@ impl LocalTarget {
             (Power::Off, Err(error)) => Err(error),
             (power, Ok(()) | Err(_)) => Ok(power),
         }
+    }
+
+    /// Fails where a VM's domain was defined in another libvirt than the one that is spoken to: it may run there.
+    pub(super) fn is_not_elsewhere(&self, folder: &Folder, name: &str) -> Result<(), PortError> {
+        let Some(inner) = folder.enter(name)? else { return Ok(()) };
+        let Some(uri) = inner.read(DEFINED_IN, URI_MAX)? else { return Ok(()) };
+        if self.libvirt.as_ref().is_some_and(|libvirt| libvirt.uri().as_bytes() == uri) {
+            return Ok(());
+        }
+        let uri = visible(&String::from_utf8_lossy(&uri)).into_owned();
+        Err(PortError::lasting(
+            format!(
+                "the domain of {} was defined in {uri}, which `libvirt.uri` does not name any more",
+                folder.at(name).display()
+            ),
+            format!(
+                "name it again in ferry.yaml, or undefine the domain there and delete {}",
+                folder.at(name).join(DEFINED_IN).display()
+            ),
+            Mend::Person,
+        ))
     }
 
     /// Undefines the domain that was made from an area. Succeeds where there is none, and refuses one that runs.

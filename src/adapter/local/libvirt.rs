@@ -2,8 +2,9 @@
 //!
 //! # Guarantees
 //!
-//! Every call ends within [`PATIENCE`]; a `virsh` that hangs is killed with all that it started. Domains are named by their
-//! UUID, and a domain's XML goes in through a file that is open already, so that no name and no path ever becomes an argument.
+//! Every call ends within [`PATIENCE`]; a `virsh` that hangs is killed with all that it started, and for [`SILENCE`] nobody asks
+//! again what is there. Domains are named by their UUID, and a domain's XML goes in through a file that is open already, so that
+//! no name and no path ever becomes an argument.
 //!
 //! # Errors
 //!
@@ -15,19 +16,28 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::adapter::clock::SystemClock;
 use crate::domain::text::visible;
 use crate::domain::vm::Power;
 use crate::journal::record::Mend;
-use crate::port::PortError;
+use crate::port::{Clock as _, PortError};
 
 /// How long `virsh` may take. It answers within milliseconds, starting a guest included, unless libvirt or a storage hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a list may take: each pass waits for one, whatever else it has to do.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a libvirt that did not answer is left alone.
+const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long a `virsh` that was killed may take to end.
 const KILLED: Duration = Duration::from_secs(1);
@@ -50,6 +60,9 @@ pub struct Libvirt {
     uri: String,
     folders: Vec<PathBuf>,
     patience: Duration,
+    clock: SystemClock,
+    /// When it did not answer, and what was said of that.
+    unanswered: Mutex<Option<(SignedDuration, PortError)>>,
 }
 
 /// A domain as libvirt lists it.
@@ -87,7 +100,8 @@ impl Domains {
 impl Libvirt {
     /// Takes where libvirt is, and the folders in which `virsh` is searched.
     pub fn new(uri: String, folders: Vec<PathBuf>) -> Self {
-        Self { uri, folders, patience: PATIENCE }
+        let (clock, unanswered) = (SystemClock::start(), Mutex::default());
+        Self { uri, folders, patience: PATIENCE, clock, unanswered }
     }
 
     /// Returns where it is.
@@ -106,6 +120,11 @@ impl Libvirt {
 
     /// Lists all domains. What runs is asked last: of a domain that is started meanwhile nobody believes that it is off.
     pub(super) fn domains(&self) -> Result<Domains, PortError> {
+        if let Some((at, error)) = &*self.unanswered()
+            && self.clock.elapsed() - *at < SILENCE
+        {
+            return Err(error.clone());
+        }
         let mut all = self.list(&["list", "--all", "--uuid", "--name"], Power::Off)?;
         for active in self.list(&["list", "--uuid", "--name"], Power::On)? {
             match all.iter_mut().find(|domain| domain.uuid == active.uuid) {
@@ -134,7 +153,16 @@ impl Libvirt {
     }
 
     fn list(&self, arguments: &[&str], power: Power) -> Result<Vec<Domain>, PortError> {
-        let said = self.ask(arguments, None)?;
+        let patience = self.patience.min(LIST_PATIENCE);
+        let began = self.clock.elapsed();
+        let asked = self.ask_within(patience, arguments, None);
+        let now = self.clock.elapsed();
+        if let Err(error) = &asked
+            && (now - began).unsigned_abs() >= patience
+        {
+            *self.unanswered() = Some((now, error.clone()));
+        }
+        let said = asked?;
         let lines = said.lines().filter(|line| !line.trim().is_empty());
         let domains = lines.map(|line| {
             let (uuid, name) = line.split_at_checked(UUID_LENGTH)?;
@@ -150,12 +178,21 @@ impl Libvirt {
 
     /// Runs `virsh` and returns its answer.
     fn ask(&self, arguments: &[&str], input: Option<&[u8]>) -> Result<String, PortError> {
+        self.ask_within(self.patience, arguments, input)
+    }
+
+    fn ask_within(
+        &self,
+        patience: Duration,
+        arguments: &[&str],
+        input: Option<&[u8]>,
+    ) -> Result<String, PortError> {
         let what = format!("`virsh -c {} {}`", self.uri, arguments.join(" "));
         let program = self.program()?;
         let failed = |error: io::Error| self.passing(format!("cannot run {what}: {error}"));
         let (mut answer, mut complaint) = (memory().map_err(failed)?, memory().map_err(failed)?);
         let child = self.spawn(&program, arguments, input, [&answer, &complaint]);
-        let ended = self.await_end(child.map_err(failed)?).map_err(failed)?;
+        let ended = await_end(child.map_err(failed)?, patience).map_err(failed)?;
         let complaint = words(&read(&mut complaint).map_err(failed)?);
         match ended {
             Some(status) if status.success() => read(&mut answer).map_err(failed),
@@ -164,12 +201,16 @@ impl Libvirt {
             }
             Some(_) => Err(self.passing(format!("{what} failed: {complaint}"))),
             None => {
-                let seconds = self.patience.as_secs();
+                let seconds = patience.as_secs();
                 let text = format!("{what} did not end within {seconds} s and was killed");
                 let said = if complaint.is_empty() { "" } else { ": " };
                 Err(self.passing(format!("{text}{said}{complaint}")))
             }
         }
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Option<(SignedDuration, PortError)>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn program(&self) -> Result<PathBuf, PortError> {
@@ -215,26 +256,6 @@ impl Libvirt {
             .spawn()
     }
 
-    /// Waits for the end, and brings it about after a while; `None` where it had to be brought about.
-    fn await_end(&self, mut child: Child) -> io::Result<Option<ExitStatus>> {
-        for _ in 0..=self.patience.as_millis() / LOOK.as_millis() {
-            if let Some(status) = child.try_wait()? {
-                return Ok(Some(status));
-            }
-            thread::sleep(LOOK);
-        }
-        // It may have ended by itself just now.
-        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-        // One that the kernel does not let go is left to it.
-        for _ in 0..=KILLED.as_millis() / LOOK.as_millis() {
-            if child.try_wait()?.is_some() {
-                break;
-            }
-            thread::sleep(LOOK);
-        }
-        Ok(None)
-    }
-
     fn passing(&self, text: String) -> PortError {
         let remedy = format!(
             "what libvirt complains of tells what to do; where it does not answer, `virsh -c {} list --all` has to work for ferry's user: start it, or correct `libvirt.uri`",
@@ -242,6 +263,26 @@ impl Libvirt {
         );
         PortError::passing(text, remedy)
     }
+}
+
+/// Waits for the end, and brings it about after a while; `None` where it had to be brought about.
+fn await_end(mut child: Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    for _ in 0..=patience.as_millis() / LOOK.as_millis() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        thread::sleep(LOOK);
+    }
+    // It may have ended by itself just now.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    // One that the kernel does not let go is left to it.
+    for _ in 0..=KILLED.as_millis() / LOOK.as_millis() {
+        if child.try_wait()?.is_some() {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(None)
 }
 
 /// Makes a file that only lies in memory. Unlike a pipe it never makes its writer wait, and outlives it.

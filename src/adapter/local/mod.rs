@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use self::domain::Accelerator;
 use self::domain::{Disks, domain_xml};
 use self::folder::Folder;
-use self::hosted::{add_domains, standing};
+use self::hosted::{DEFINED_IN, add_domains, standing};
 pub use self::libvirt::Libvirt;
 use crate::adapter::confine::Confine;
 use crate::adapter::convert::{self, Probe};
@@ -196,7 +196,8 @@ pub(in crate::adapter) fn ours(name: &str) -> bool {
     let numbered =
         |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     beside_disk.is_some_and(|(number, _)| numbered(number))
-        || [DOMAIN, "domain.xml.new", "ferry.json.new", CONVERT_LOCK].contains(&name)
+        || [DOMAIN, "domain.xml.new", "ferry.json.new", CONVERT_LOCK, DEFINED_IN, "libvirt.uri.new"]
+            .contains(&name)
 }
 
 /// Makes a disk of the right size, unless it is there.
@@ -432,6 +433,9 @@ impl Target for LocalTarget {
     fn remove(&self, site: &Site, area: &Token, name: &TargetName) -> Result<(), PortError> {
         let folder = self.open(site)?.folder;
         let (area_name, vm_name) = names(area, name)?;
+        if owner(&folder, &vm_name)? == Owner::Token(area.clone()) {
+            self.is_not_elsewhere(&folder, &vm_name)?;
+        }
         self.undefine(area)?;
         remove_area(&folder, &area_name, area)?;
         if owner(&folder, &vm_name)? == Owner::Token(area.clone()) {

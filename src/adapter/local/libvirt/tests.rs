@@ -177,6 +177,20 @@ fn what_hangs_is_killed_with_what_it_started() {
 }
 
 #[test]
+fn a_libvirt_that_did_not_answer_is_left_alone_for_a_while() {
+    let fake = Fake::new();
+    fake.put("hang-list", "");
+    let libvirt = Libvirt { patience: Duration::from_millis(300), ..fake.libvirt() };
+    let said = "`virsh -c test:///fake list --all --uuid --name` did not end within 0 s and was killed: still waiting";
+    assert_eq!(libvirt.domains().unwrap_err().fault.text, said);
+    // Only the first was waited for: it would answer now.
+    fs::remove_file(fake.folder().join("hang-list")).unwrap();
+    assert_eq!(libvirt.domains().unwrap_err().fault.text, said);
+    *libvirt.unanswered() = None;
+    assert_eq!(libvirt.domains().unwrap(), Domains::default());
+}
+
+#[test]
 fn a_missing_program_says_how_to_get_it() {
     let libvirt = Libvirt::new("qemu:///system".to_owned(), vec![PathBuf::from("/nowhere")]);
     let error = libvirt.domains().unwrap_err();

@@ -8,6 +8,9 @@ use super::*;
 const OWN: &str = "c44cbc34-d7af-83b9-b27e-329a6c281aa0";
 const OTHER: &str = "11111111-d7af-83b9-b27e-329a6c281aa0";
 
+/// What stands in the folder of a VM that was defined.
+const HOSTED: [&str; 6] = [MADE[0], MADE[1], MADE[2], MADE[3], MADE[4], "web-01/libvirt.uri"];
+
 fn look(bench: &Bench) -> Option<TargetVm> {
     bench.target.look(&bench.site, &bench.name).unwrap()
 }
@@ -38,7 +41,7 @@ fn a_vm_is_defined_and_started_and_every_effect_may_come_twice() {
         bench.make_vm().unwrap();
         assert_eq!(look(&bench), Some(ours(&bench, Power::Off)));
     }
-    assert_eq!(bench.listing(), MADE);
+    assert_eq!(bench.listing(), HOSTED);
     assert_eq!(fake.effects(), ["define /dev/stdin"]);
     for _ in 0..2 {
         assert_eq!(start(&bench).unwrap(), Power::On);
@@ -51,7 +54,7 @@ fn a_vm_is_defined_and_started_and_every_effect_may_come_twice() {
     let error = bench.remove().unwrap_err();
     assert!(error.fault.text.contains("runs in test:///fake"), "{error}");
     assert!(error.fault.remedy.contains(&format!("shutdown {OWN}")), "{error}");
-    assert_eq!((bench.listing().len(), fake.effects()), (MADE.len(), Vec::new()));
+    assert_eq!((bench.listing().len(), fake.effects()), (HOSTED.len(), Vec::new()));
     fake.put(&format!("domains/{OWN}"), "off web-01");
     for _ in 0..2 {
         bench.remove().unwrap();
@@ -61,6 +64,23 @@ fn a_vm_is_defined_and_started_and_every_effect_may_come_twice() {
         fake.effects(),
         [format!("undefine {OWN} --nvram --managed-save --snapshots-metadata")]
     );
+}
+
+#[test]
+fn a_vm_whose_domain_is_in_another_libvirt_is_not_deleted() {
+    let fake = Fake::new();
+    let bench = Bench::hosted(&fake);
+    bench.disks().unwrap();
+    bench.make_vm().unwrap();
+    let stands = bench.listing();
+    let files = Bench { target: bench.target.with_libvirt(None), ..bench };
+    let error = files.remove().unwrap_err();
+    let said = "was defined in test:///fake, which `libvirt.uri` does not name any more";
+    assert!(error.fault.text.contains(said), "{error}");
+    assert_eq!(files.listing(), stands);
+    fs::remove_file(files.path.join("web-01/libvirt.uri")).unwrap();
+    files.remove().unwrap();
+    assert_eq!(files.listing(), [""; 0]);
 }
 
 #[test]
@@ -97,7 +117,7 @@ fn a_name_that_is_taken_in_the_last_moment_is_left_to_its_taker() {
         assert!(error.to_string().contains("has a domain web-01 already"), "{error}");
     }
     // Its folder stands, and is not what has the name: nothing is started.
-    assert_eq!((bench.listing().len(), look(&bench)), (MADE.len(), Some(foreign(Power::Off))));
+    assert_eq!((bench.listing().len(), look(&bench)), (HOSTED.len(), Some(foreign(Power::Off))));
     assert!(start(&bench).is_err());
     bench.remove().unwrap();
     assert_eq!((bench.listing(), look(&bench)), (Vec::new(), Some(foreign(Power::Off))));
@@ -127,7 +147,10 @@ fn what_failed_between_two_steps_goes_on_there() {
     fake.put("fail-define", "error: no such network");
     let error = bench.make_vm().unwrap_err();
     assert!(error.fault.text.ends_with("failed: no such network"), "{error}");
-    assert_eq!((bench.listing().len(), look(&bench)), (MADE.len(), Some(ours(&bench, Power::Off))));
+    assert_eq!(
+        (bench.listing().len(), look(&bench)),
+        (HOSTED.len(), Some(ours(&bench, Power::Off)))
+    );
     assert!(start(&bench).is_err());
     fake.take("fail-define");
     bench.make_vm().unwrap();
@@ -154,7 +177,7 @@ fn a_domain_that_is_started_while_it_is_undefined_keeps_its_disks() {
     bench.make_vm().unwrap();
     fake.put("first-undefine", &format!("echo 'on web-01' > \"$here/domains/{OWN}\""));
     assert!(bench.remove().unwrap_err().fault.text.contains("runs in"));
-    assert_eq!(bench.listing(), MADE);
+    assert_eq!(bench.listing(), HOSTED);
 }
 
 #[test]
@@ -203,6 +226,6 @@ fn nothing_is_concluded_or_done_while_libvirt_does_not_answer() {
     };
     check(&AREA);
     bench.make_vm().unwrap();
-    check(&MADE);
+    check(&HOSTED);
     assert_eq!(fake.effects(), ["define /dev/stdin"]);
 }
