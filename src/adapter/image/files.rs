@@ -207,12 +207,12 @@ pub(super) fn known(format: &str, path: &Path) -> Result<Format, PortError> {
 /// What the addresses of servers begin with.
 const SCHEMES: [&str; 3] = ["nbd:", "nbd+unix:", "nbds:"];
 
-/// How many connections are made to a server that allows several. One connection fills a core at both of its ends, and a
-/// server on this machine shares the cores with the copy: a second one only takes them away (a quarter slower where measured).
+/// How many connections are made to a server that allows several. One fills a core at both of its ends; a server on this machine
+/// shares the cores with the copy, where more than two gained nothing (two cores, nbdkit).
 fn connections(server: &Server) -> usize {
     match server {
         Server::Tcp { .. } => 4,
-        Server::Unix { .. } => 1,
+        Server::Unix { .. } => 2,
     }
 }
 

@@ -30,7 +30,7 @@ mod tests;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::adapter::nbd::address::Address;
+use crate::adapter::nbd::address::{Address, Server};
 use crate::adapter::nbd::failure::Failure;
 use crate::adapter::nbd::lane::Lane;
 use crate::adapter::nbd::link::Link;
@@ -38,8 +38,12 @@ use crate::extent::Extent;
 use crate::journal::record::Mend;
 use crate::port::{Blocks, PortError};
 
-/// How many requests are worth having on their way, over all connections: as many as nbdkit has threads for one of them.
-const IN_FLIGHT: usize = 16;
+/// How many requests may be on their way, over all connections, to a server on this machine: as many as nbdkit has threads for
+/// one of them.
+const IN_FLIGHT_NEAR: usize = 16;
+
+/// The same for one behind a network: 32 MiB, which a link of 1 GB/s holds in 32 ms.
+const IN_FLIGHT_FAR: usize = 32;
 
 /// How long, and how often, a server is waited for.
 #[derive(Clone, Debug)]
@@ -147,7 +151,10 @@ impl Blocks for Export {
     }
 
     fn in_flight(&self) -> usize {
-        IN_FLIGHT
+        match self.address.server {
+            Server::Unix { .. } => IN_FLIGHT_NEAR,
+            Server::Tcp { .. } => IN_FLIGHT_FAR,
+        }
     }
 
     fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>, PortError> {
