@@ -217,9 +217,9 @@ fn a_terminal_gets_a_table_that_fits() {
         [FY0100] … hint: did you mean `color`?
 
            VM              what            copy            target       estimate     risk    why            digest
-        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    957d0b6a
+        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    dc2de24a
                                            1.0 GiB
-        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     c14729ea
+        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     24a268c5
                            powers it off,  1.0 GiB                                           for VMs that
                            starts it on                                                      move are
                            the target                                                        taken; the
@@ -228,19 +228,19 @@ fn a_terminal_gets_a_table_that_fits() {
                                                                                              whether it
                                                                                              boots by BIOS
                                                                                              or UEFI
-        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     592ac1f8
+        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     bd0f8afd
                                                                                              has no room
                                                                                              for 4.0 TiB
-        ~  web/moving      go on           300.0 MiB of    rack/moving                                      4b454f4c
+        ~  web/moving      go on           300.0 MiB of    rack/moving                                      94c7b6b9
                            (Copying)       1.0 GiB
-        =  web/done        migrated                        rack/done                                        9bc12caa
-        -  web/gone        undo                            rack/gone                                        4baec67b
-        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       64793a81
+        =  web/done        migrated                        rack/done                                        61f020c8
+        -  web/gone        undo                            rack/gone                                        618ab493
+        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       dd3f4fd2
                                            1.0 GiB                                           cannot be
                                                                                              read
-        =  web/idle        no Migration                    rack/idle                                        c6d274a4
+        =  web/idle        no Migration                    rack/idle                                        3944b4e7
                            runs its plan
-        !  web/lost        blocked                         rack                              network `w\u{  bf575513
+        !  web/lost        blocked                         rack                              network `w\u{  20d26b0b
                                                                                              1b}[2J\u{202e
                                                                                              }|<b>@all\n[x
                                                                                              ](http://e)`
@@ -290,16 +290,16 @@ fn a_comment_has_what_blocks_first_and_is_cut_between_rows() {
 
         | | VM | what | copy | target | estimate | cutover | risk | why | digest |
         |---|---|---|---|---|---|---|---|---|---|
-        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | 64793a816d20 |
-        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | bf5755133ff2 |
+        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | dd3f4fd2791c |
+        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 20d26b0b8898 |
         | `!` | web/w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) | blocked |  | rack |  |  |  | \`archive\` holds no VM \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` |  |
-        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | 4baec67bbdc6 |
-        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | 957d0b6a480b |
-        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | c14729ea037f |
-        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | 592ac1f8e364 |
-        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | 4b454f4cec97 |
-        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 9bc12caa25b3 |
-        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | c6d274a4f7d5 |
+        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | 618ab493d669 |
+        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | dc2de24a0942 |
+        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | 24a268c5b019 |
+        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | bd0f8afd9fcb |
+        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | 94c7b6b973de |
+        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 61f020c84db0 |
+        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | 3944b4e77b47 |
     "#]].assert_eq(&whole);
     let rows = |text: &str| text.lines().filter(|line| line.starts_with("| `")).count();
     let all = rows(&whole);
@@ -389,7 +389,7 @@ fn machines_get_every_field() {
               "hint": "Export the VM with a manifest file (`.mf`)"
             }
           ],
-          "digest": "c14729ea037f50718d1f024151c89516",
+          "digest": "24a268c5b019f7b168872ee245d27751",
           "changed": []
         }"#]].assert_eq(&serde_json::to_string_pretty(&json["vms"][1]).unwrap());
 }

@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 957d0b6a480b30b7df88c4a245a72d47
+          digest: dc2de24a0942e5b56d354952319ccd71
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: c14729ea037f50718d1f024151c89516
+          digest: 24a268c5b019f7b168872ee245d27751
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: 592ac1f8e3642553deadc159f141c1be
+          digest: bd0f8afd9fcb1aa8fefa4c305476aba1
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: c6d274a4f7d5a91e08139129f2bf8f10
+          digest: 3944b4e77b47357aef38846dbb0a438a
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: bf5755133ff25c3bdbb28d442a5f31dc
+          digest: 20d26b0b8898f7240f0e275c772c50a1
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: bf5755133ff25c3bdbb28d442a5f31dc
+        digest: 20d26b0b8898f7240f0e275c772c50a1
         status: Not ready
         waits: findings stand against it
         conditions:
