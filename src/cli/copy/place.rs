@@ -173,12 +173,12 @@ impl Place {
 
     /// Makes what the copy grows in, whatever an earlier one left.
     pub(super) fn begin_anew(&self, confine: &Confine, fresh: &Kept) -> anyhow::Result<()> {
-        // First what tells how far it came: without its map that would be a lie.
-        remove(&self.kept)?;
-        remove(&self.map)?;
+        // Without its file nothing counts; on a device, without what tells how far it came: with it and no map that were a lie.
         if self.device.is_none() {
             remove(&self.part)?;
         }
+        remove(&self.kept)?;
+        remove(&self.map)?;
         self.keep(fresh)?;
         if self.device.is_none() {
             Files::make(confine, &self.part, fresh.disk.capacity, self.format)
