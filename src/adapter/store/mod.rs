@@ -22,6 +22,8 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -109,6 +111,11 @@ pub fn holder(folder: &Path) -> Result<Option<Holder>, PortError> {
     Ok(Some(read_holder(&mut lock).unwrap_or_else(unknown)))
 }
 
+/// How long a lock is tried that is held: a child between its fork and its program has all that its parent had open, and its
+/// parent may be killed in that moment.
+const FORKED: Duration = Duration::from_millis(50);
+const FORKED_TRIES: u32 = 10;
+
 /// Takes the lock for as long as the file is open, or tells who holds it.
 fn take_lock(folder: &Path) -> Result<File, PortError> {
     let path = folder.join("lock");
@@ -120,11 +127,14 @@ fn take_lock(folder: &Path) -> Result<File, PortError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| failed("open", &path, &error))?;
-    match try_lock(&lock) {
-        Ok(true) => Ok(lock),
-        Ok(false) => Err(held(folder, read_holder(&mut lock))),
-        Err(error) => Err(failed("lock", &path, &error)),
+    for _ in 0..FORKED_TRIES {
+        match try_lock(&lock) {
+            Ok(true) => return Ok(lock),
+            Ok(false) => thread::sleep(FORKED),
+            Err(error) => return Err(failed("lock", &path, &error)),
+        }
     }
+    Err(held(folder, read_holder(&mut lock)))
 }
 
 fn reserve(folder: &Path) -> Result<bool, PortError> {
