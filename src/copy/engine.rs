@@ -31,7 +31,7 @@ use crate::domain::vm::Disk;
 use crate::journal::record::{Checkpoint, Disposition, Mend};
 use crate::manifest::document::Verify;
 use crate::planted::{Bug, planted};
-use crate::port::{BlockReader, BlockWriter, Images, Piece, PortError, Stored};
+use crate::port::{BlockReader, BlockWriter, Blocks, Images, Piece, PortError, Stored};
 
 /// The longest piece that a reader may return.
 pub const PIECE_BYTES_MAX: u32 = 1 << 20;
@@ -48,6 +48,16 @@ pub struct Bounds {
     pub memory: Bytes,
     /// How much of the guest's view may be read between two checkpoints.
     pub checkpoint_every: Bytes,
+}
+
+impl Bounds {
+    /// Returns how many threads work on what a reader returns. Who waits for a source needs no core: as many as the source is
+    /// worth, of which each keeps the memory of one piece.
+    fn threads_for(self, blocks: Option<&dyn Blocks>) -> usize {
+        let Some(blocks) = blocks.filter(|_| self.threads > 0) else { return self.threads };
+        let pieces = usize::try_from(self.memory.0 / u64::from(PIECE_BYTES_MAX));
+        blocks.in_flight().min(pieces.unwrap_or(usize::MAX)).max(self.threads)
+    }
 }
 
 /// What a copy says on its way.
@@ -111,11 +121,7 @@ pub fn copy_disk(
         },
     };
     let blocks = reader.blocks();
-    // Who waits for a source needs no core: as many requests are on their way as the source is worth.
-    let threads = blocks.as_ref().map_or(bounds.threads, |blocks| match bounds.threads {
-        0 => 0,
-        threads => threads.max(blocks.in_flight()),
-    });
+    let threads = bounds.threads_for(blocks.as_deref());
     let task = Task {
         writer: writer.as_ref(),
         disk: &job.disk.key,

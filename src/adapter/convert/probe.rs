@@ -22,9 +22,6 @@ use crate::port::Clock as _;
 /// How long the converter may take to list what it can do. It starts nothing for that.
 const LIST_WAIT: Duration = Duration::from_secs(10);
 
-/// What is said of one that does not.
-const SILENT: &str = "it does not answer";
-
 /// How long one that did not answer is left alone.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -50,8 +47,16 @@ pub struct Probe {
     folders: Vec<PathBuf>,
     places: Places,
     clock: SystemClock,
-    /// What it listed, and when.
-    listed: Mutex<Option<(Stamp, Listed, SignedDuration)>>,
+    listed: Mutex<Option<Known>>,
+}
+
+/// What is known of the converter.
+#[derive(Debug)]
+struct Known {
+    of: Stamp,
+    listed: Listed,
+    /// When it is asked again although its file is the same.
+    until: Option<SignedDuration>,
 }
 
 /// What the converter lists, or why it does not.
@@ -125,26 +130,28 @@ impl Probe {
     /// Asks the converter what it can do.
     fn list(&self, program: &Path) -> Listed {
         let stamp = stamp(program).map_err(|error| error.to_string())?;
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, known, at)) = listed.as_ref()
+        let mut known = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Known { of, listed, until }) = known.as_ref()
             && *of == stamp
+            && until.is_none_or(|until| self.clock.elapsed() < until)
         {
-            // A busy machine is another one later; every pass would wait for it, whatever else it has to do.
-            let silent = known.as_ref().is_err_and(|why| why == SILENT);
-            if !silent || self.clock.elapsed() - *at < SILENCE {
-                return known.clone();
-            }
+            return listed.clone();
         }
         let mut lines = Vec::new();
         let ending = ask(program, search_path(&self.folders), &mut lines);
-        let found = match ending.map_err(|error| error.to_string())? {
+        let mut until = None;
+        let listed = match ending.map_err(|error| error.to_string())? {
             Ending::Code(0) => Ok(lines),
             Ending::Code(code) => Err(format!("it ended with {code}: {}", lines.join(" "))),
             Ending::Signal(signal) => Err(format!("signal {signal} ended it")),
-            Ending::Silent | Ending::Stopped => Err(SILENT.to_owned()),
+            // A busy machine is another one later; every pass would wait for it, whatever else it has to do.
+            Ending::Silent | Ending::Stopped => {
+                until = Some(self.clock.elapsed() + SILENCE);
+                Err("it does not answer".to_owned())
+            }
         };
-        *listed = Some((stamp, found.clone(), self.clock.elapsed()));
-        found
+        *known = Some(Known { of: stamp, listed: listed.clone(), until });
+        listed
     }
 
     fn tool(&self) -> Option<Gap> {

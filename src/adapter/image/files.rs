@@ -176,8 +176,7 @@ pub(super) fn reader(
     let ImageDisk { path, format, state } = match BlocksDisk::parse(&disk.source) {
         Ok(BlocksDisk::Image(image)) => image,
         Ok(BlocksDisk::Nbd(address)) => {
-            let blocks = Adapted::new(Arc::new(export(&address)?));
-            return Ok(Box::new(Planned::new(Arc::new(blocks), resume)?));
+            return Ok(Box::new(planned(Arc::new(export(&address)?), resume)?));
         }
         Ok(BlocksDisk::Member(member)) => {
             return Ok(Box::new(Member::open(confine, disk, member, resume)?));
@@ -187,10 +186,15 @@ pub(super) fn reader(
     let path = PathBuf::from(path);
     let format = known(&format, &path)?;
     let blocks = image(confine, &path, format)?.ok_or_else(|| replaced(&path))?;
-    let planned = Planned::new(Arc::new(Adapted::new(blocks.clone())), resume)?;
+    let planned = planned(blocks.clone(), resume)?;
     let reader = Watched { planned, blocks, path, state };
     reader.unchanged()?;
     Ok(Box::new(reader))
+}
+
+/// Reads what is read at any place, with as many requests on their way as that is worth.
+pub(super) fn planned(blocks: Arc<dyn Blocks>, resume: Option<&str>) -> Result<Planned, PortError> {
+    Planned::new(Arc::new(Adapted::new(blocks)), resume)
 }
 
 /// Finds the format that a journal names.

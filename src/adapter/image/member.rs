@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::checksum::Running;
 use crate::adapter::confine::Confine;
 use crate::adapter::image::descriptor::one_file;
-use crate::adapter::image::files::{Format, known};
+use crate::adapter::image::files::{Format, known, planned};
 use crate::adapter::image::flat;
 use crate::adapter::image::qcow2::Qcow2;
 use crate::adapter::image::stream::{STEP_BYTES, compare, replaced};
@@ -141,7 +141,7 @@ impl Member {
             confine: confine.clone(),
             key: disk.key.clone(),
             checksum: disk.checksum.clone(),
-            planned: Planned::new(blocks, place)?,
+            planned: planned(blocks, place)?,
             disk: member,
             file,
             capacity,
@@ -232,7 +232,7 @@ impl BlockReader for Member {
         let path = &self.disk.stored.path;
         opened(&self.confine, &self.disk).map_err(|_| replaced(path))?;
         compare(&self.checksum, self.hash.take(), &self.key, path)?;
-        self.planned.finish()
+        Ok(true)
     }
 }
 

@@ -7,7 +7,8 @@
 //!        │  domain.xml is added, then one rename that replaces nothing
 //!        ▼
 //! FOLDER/NAME/           the VM
-//!        │  where there is a libvirt, domain.xml is defined there, under a UUID that is derived from TOKEN
+//!        │  where there is a libvirt, libvirt.uri names it, and domain.xml is defined there, under a UUID that is derived
+//!        │  from TOKEN
 //!        ▼
 //! the domain NAME        off, then started
 //! ```

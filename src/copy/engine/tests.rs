@@ -5,6 +5,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::copy::memory::{Memory, power_lost, root_of, zlib};
+use crate::extent::Extent;
 use crate::planted::plant;
 
 const LEAF: usize = 64 << 10;
@@ -202,6 +203,37 @@ fn what_a_source_has_behind_its_pieces_is_read_in_parts_and_may_be_stopped() {
     let root = root_of(&memory.lock().expected(8));
     assert_eq!(end, End::Copied { written: Bytes(8 * LEAF_BYTES), root });
     assert_eq!(memory.lock().read, (0..8).collect::<Vec<_>>(), "nothing is read again");
+}
+
+/// A disk that is worth many requests at once.
+struct Far;
+
+impl Blocks for Far {
+    fn size(&self) -> u64 {
+        64 << 20
+    }
+
+    fn in_flight(&self) -> usize {
+        32
+    }
+
+    fn extents(&self, _: u64, _: u64) -> Result<Vec<Extent>, PortError> {
+        Ok(Vec::new())
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn requests_on_their_way_fit_into_the_memory() {
+    for (threads, pieces, expected) in [(2, 100, 32), (2, 12, 12), (8, 4, 8), (0, 100, 0)] {
+        let memory = Bytes(pieces * u64::from(PIECE_BYTES_MAX));
+        let bounds = Bounds { threads, memory, checkpoint_every: Bytes(u64::MAX) };
+        assert_eq!(bounds.threads_for(Some(&Far)), expected);
+        assert_eq!(bounds.threads_for(None), threads);
+    }
 }
 
 #[test]
