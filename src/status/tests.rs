@@ -389,7 +389,7 @@ fn a_vm_has_an_import_with_its_steps_and_disks() {
 fn a_blocked_vm_says_what_stands_against_it() {
     let scene = Scene::new();
     let files = report(&scene.input());
-    expect![[r#"
+    expect![[r"
         apiVersion: ferry.dev/v1alpha1
         kind: VirtualMachineImport
         metadata:
@@ -428,7 +428,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
             file: plans/web.yaml
             line: 12
             column: 5
-    "#]].assert_eq(&text(&files, "vms/web/lost.yaml"));
+    "]].assert_eq(&text(&files, "vms/web/lost.yaml"));
     assert_eq!(files.keys().filter(|path| path.starts_with("vms/web/")).count(), 10);
 }
 

@@ -411,41 +411,22 @@ mod tests {
             cores_per_socket: Some(4),
             ..vm("web")
         };
-        let xml = written(&secure, Vec::new(), &[], Accelerator::Kvm).unwrap();
+        let plain = Vm { secure_boot: false, tpm: false, cores_per_socket: None, ..secure.clone() };
+        let [xml, plain] =
+            [&secure, &plain].map(|vm| written(vm, Vec::new(), &[], Accelerator::Kvm).unwrap());
+        let differs = |line: &&str| !plain.lines().any(|other| other == *line);
+        let told: Vec<_> = xml.lines().filter(differs).map(str::trim).collect();
         expect![[r#"
-            <domain type="kvm">
-              <name>web-01</name>
-              <uuid>c44cbc34-d7af-83b9-b27e-329a6c281aa0</uuid>
-              <description>web, moved by ferry from web.ova/web</description>
-              <memory unit="KiB">524288</memory>
-              <vcpu>8</vcpu>
-              <os firmware="efi">
-                <type arch="x86_64" machine="q35">hvm</type>
-                <firmware>
-                  <feature enabled="yes" name="secure-boot"/>
-                  <feature enabled="yes" name="enrolled-keys"/>
-                </firmware>
-                <boot dev="hd"/>
-              </os>
-              <features>
-                <acpi/>
-                <apic/>
-                <smm state="on"/>
-              </features>
-              <cpu mode="host-model">
-                <topology sockets="2" cores="4" threads="1"/>
-              </cpu>
-              <clock offset="localtime"/>
-              <devices>
-                <tpm model="tpm-crb">
-                  <backend type="emulator" version="2.0"/>
-                </tpm>
-                <serial type="pty"/>
-                <console type="pty"/>
-              </devices>
-            </domain>
-        "#]]
-        .assert_eq(&xml);
+            <feature enabled="yes" name="secure-boot"/>
+            <feature enabled="yes" name="enrolled-keys"/>
+            <smm state="on"/>
+            <cpu mode="host-model">
+            <topology sockets="2" cores="4" threads="1"/>
+            </cpu>
+            <tpm model="tpm-crb">
+            <backend type="emulator" version="2.0"/>
+            </tpm>"#]]
+        .assert_eq(&told.join("\n"));
         // BIOS verifies nothing, and three cores fill no sockets of two.
         let odd = Vm {
             firmware: Some(Firmware::Bios),

@@ -8,14 +8,28 @@ fn abandon(bench: &mut Bench, why: Abandon) {
     bench.fact(Fact::UndoBegan { why }).fact(Fact::Undone);
 }
 
-#[test]
-fn a_finished_vm_stays_finished_whatever_became_of_a_later_attempt() {
+/// A VM that is off, and whose disks are made.
+fn copying() -> Bench {
     let mut bench = Bench::ova(&["web01"]);
     bench.settle();
     bench.fact(Fact::PowerRemembered { power: Power::Off });
     bench.settle();
-    let root = "r".to_owned();
     bench.fact(disks());
+    bench
+}
+
+/// Another Migration comes, and finds the areas of earlier attempts.
+fn over_what_stands(bench: &mut Bench) {
+    bench.request("m2");
+    bench.settle();
+    bench.target.areas = bench.progress.areas().cloned().collect();
+    bench.fact(Fact::PowerRemembered { power: Power::Off });
+}
+
+#[test]
+fn a_finished_vm_stays_finished_whatever_became_of_a_later_attempt() {
+    let mut bench = copying();
+    let root = "r".to_owned();
     bench.fact(Fact::DiskCopied { disk: DiskKey::new("disk1"), written: Bytes::mib(1), root });
     for fact in [Fact::CreateIntended, Fact::VmCreated, Fact::MarkedMigrated, Fact::Completed] {
         bench.fact(fact);
@@ -113,21 +127,14 @@ fn what_was_kept_is_gone_on_with_only_where_it_stands_and_is_not_known_to_be_bad
 
 #[test]
 fn a_copy_in_another_format_goes_first_and_one_on_its_way_ends_as_it_began() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    bench.settle();
-    bench.fact(disks());
+    let mut bench = copying();
     bench.format = ImageFormat::Qcow2;
     check(bench.settle(), expect!["web01 do StartWorker (cleared)"]);
     let run = bench.progress.attempts().last().unwrap();
     assert_eq!(run.begun.instructions().desired.target_site, Site::folder("/vms"));
     abandon(&mut bench, Abandon::MigrationGone);
     bench.requests.clear();
-    bench.request("m2");
-    bench.settle();
-    bench.target.areas = bench.progress.areas().cloned().collect();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    over_what_stands(&mut bench);
     check(
         bench.settle(),
         expect![[r#"
@@ -146,11 +153,7 @@ fn a_copy_in_another_format_goes_first_and_one_on_its_way_ends_as_it_began() {
 
 #[test]
 fn what_cannot_be_read_takes_nothing_back() {
-    let mut bench = Bench::ova(&["web01"]);
-    bench.settle();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
-    bench.settle();
-    bench.fact(disks());
+    let mut bench = copying();
     bench.wanted = false;
     check(bench.settle(), expect!["web01 do StartWorker (cleared)"]);
     bench.wanted = true;
@@ -165,10 +168,7 @@ fn what_cannot_be_read_takes_nothing_back() {
     // The same name never runs again by itself; another one goes on from the partial disks.
     bench.request("m1");
     check(bench.settle(), expect!["web01 rests Withdrawn"]);
-    bench.request("m2");
-    bench.settle();
-    bench.target.areas = bench.progress.areas().cloned().collect();
-    bench.fact(Fact::PowerRemembered { power: Power::Off });
+    over_what_stands(&mut bench);
     check(
         bench.settle(),
         expect![[r#"
