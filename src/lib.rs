@@ -39,6 +39,8 @@ pub mod domain;
 
 pub mod extent;
 
+pub mod xml;
+
 pub mod manifest;
 
 pub mod observed;

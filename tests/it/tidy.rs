@@ -11,9 +11,10 @@ use std::path::Path;
 use source::{Source, line_of};
 
 /// The modules, each of which may name those before it. `lib.rs` lists them in this order.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "domain",
     "extent",
+    "xml",
     "manifest",
     "observed",
     "desired",

@@ -19,7 +19,6 @@ pub mod package;
 pub mod tar;
 mod told;
 mod virtualbox;
-pub mod xml;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ovirt;
 use super::tar::unsafe_name;
 use super::virtualbox;
-use super::xml::{Element, XmlError};
 use crate::domain::id::DiskKey;
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Firmware, Nic};
+use crate::xml::{Element, XmlError};
 
 /// Larger than any disk that VMware or KubeVirt make (62 TiB); it keeps sums of a thousand disks far below 2⁶⁴.
 const CAPACITY_MAX: u64 = 1 << 50;

@@ -2,8 +2,8 @@
 //! the archive). Its disks lie on no controllers; one is marked as the one that boots. The `rasd:Address` of a device is its
 //! place on the PCI bus. All members are named by UUIDs, but the descriptor, `vm.ovf`, which comes first.
 
-use super::xml::Element;
 use crate::domain::vm::Firmware;
+use crate::xml::Element;
 
 /// Tells whether a descriptor without a `VirtualSystem` is one of those that lie in a storage domain, which have sections
 /// without names and refer to volumes of that domain.

@@ -1,8 +1,8 @@
 //! What VirtualBox says in words of its own: a `vbox:Machine` beside the standard's hardware holds the VM's whole settings.
 //! Its exports state neither firmware nor MAC addresses elsewhere.
 
-use super::xml::Element;
 use crate::domain::vm::{Firmware, Nic};
+use crate::xml::Element;
 
 /// Returns the firmware: settings name it only where it is not BIOS.
 pub(super) fn firmware(system: &Element) -> Option<Firmware> {

@@ -109,9 +109,14 @@ impl Element {
         self.children.iter().find(|child| child.name == name)
     }
 
+    /// Returns its own text, without space around it.
+    pub(crate) fn text(&self) -> &str {
+        self.text.trim()
+    }
+
     /// Returns the text of the first child of a name, without space around it; `None` where that leaves nothing.
     pub(crate) fn text_of(&self, name: &str) -> Option<&str> {
-        self.child(name).map(|child| child.text.trim()).filter(|text| !text.is_empty())
+        self.child(name).map(Self::text).filter(|text| !text.is_empty())
     }
 }
 
