@@ -181,6 +181,13 @@ pub(super) fn reader(
         Ok(BlocksDisk::Member(member)) => {
             return Ok(Box::new(Member::open(confine, disk, member, resume)?));
         }
+        Ok(BlocksDisk::Vsphere(disk)) => {
+            return Err(PortError::lasting(
+                format!("{} is at a server, and this copy was told of none", disk.file),
+                "this is a mistake of ferry's; please report it",
+                Mend::Person,
+            ));
+        }
         Err(error) => return Err(damaged(error)),
     };
     let path = PathBuf::from(path);
@@ -193,7 +200,10 @@ pub(super) fn reader(
 }
 
 /// Reads what is read at any place, with as many requests on their way as that is worth.
-pub(super) fn planned(blocks: Arc<dyn Blocks>, resume: Option<&str>) -> Result<Planned, PortError> {
+pub(in crate::adapter) fn planned(
+    blocks: Arc<dyn Blocks>,
+    resume: Option<&str>,
+) -> Result<Planned, PortError> {
     Planned::new(Arc::new(Adapted::new(blocks)), resume)
 }
 

@@ -9,7 +9,7 @@ pub(in crate::adapter) mod member;
 mod qcow2;
 mod raw;
 mod sparse;
-mod stream;
+pub(in crate::adapter) mod stream;
 mod vmdk;
 pub mod vmdk_write;
 
@@ -54,7 +54,8 @@ impl Images for LocalImages {
         match &disk.format {
             DiskFormat::StreamOptimized => {
                 let stored = StoredDisk::parse(&disk.source).map_err(damaged)?;
-                Ok(Box::new(stream::Stream::open(&self.confine, disk, stored, resume)?))
+                let part = stream::FilePart::open(&self.confine, stored)?;
+                Ok(Box::new(stream::Stream::open(Box::new(part), disk, resume)?))
             }
             DiskFormat::Blocks => files::reader(&self.confine, disk, resume),
             DiskFormat::Empty => Ok(Box::new(Nothing)),

@@ -1,16 +1,16 @@
-//! Reads a stream-optimized VMDK inside of a file, forward only, as VMware and as qemu-img write them.
+//! Reads a stream-optimized VMDK, forward only, as VMware and as qemu-img write them: a part of a file, or what a server sends.
 //!
 //! # Guarantees
 //!
 //! - One pass: what is read for the disk is what is hashed, every byte of the member once. A copy that goes on reads nothing
 //!   before its checkpoint: the state of the checksum travels in the position.
-//! - The file is the one that was observed when it is opened and when it is finished.
+//! - A file is the one that was observed when it is opened and when it is finished.
 //! - No number of the file is believed: places and sizes have bounds, and no second file is opened.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libdeflater::Decompressor;
 use serde::{Deserialize, Serialize};
@@ -34,18 +34,32 @@ const WINDOW_BYTES: usize = 1 << 20;
 /// How much is read in one go that no piece comes of: one second of a slow disk, so that a copy still says that it goes on.
 pub(super) const STEP_BYTES: u64 = 128 << 20;
 
+/// Where the bytes of a stored disk come from.
+pub(in crate::adapter) trait Supply: Send {
+    /// Names it for people.
+    fn shown(&self) -> &str;
+    /// Returns how many bytes it has; `None` where only its end tells.
+    fn length(&self) -> Option<u64>;
+    /// Reads the bytes that follow the first `at`, which were read before; returns how many, 0 at the end.
+    fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, PortError>;
+    /// Fills the buffer from a place that may be behind; returns whether it can.
+    fn look_back(&self, at: u64, buffer: &mut [u8]) -> Result<bool, PortError>;
+    /// Fails where it is not what it was when it was opened.
+    fn unchanged(&self) -> Result<(), PortError>;
+}
+
 /// The reader.
-pub(super) struct Stream {
-    confine: Confine,
+pub(in crate::adapter) struct Stream {
     key: DiskKey,
-    stored: StoredDisk,
+    supply: Box<dyn Supply>,
+    /// How long the stored disk is, once that is known.
+    length: Option<u64>,
     checksum: Checksum,
     /// What the VM's description says that the guest sees.
     described: u64,
     /// What the header says: at most `described`; what lies between is zeros.
     capacity: u64,
-    file: File,
-    /// What was read of the file and not used: `window[used..]` stands at `at`.
+    /// What was read and not used: `window[used..]` stands at `at`.
     window: Vec<u8>,
     used: usize,
     /// How many grains are behind.
@@ -76,21 +90,18 @@ struct Resume {
 }
 
 impl Stream {
-    pub(super) fn open(
-        confine: &Confine,
+    pub(in crate::adapter) fn open(
+        supply: Box<dyn Supply>,
         disk: &Disk,
-        stored: StoredDisk,
         resume: Option<&str>,
     ) -> Result<Self, PortError> {
-        let path = Path::new(&stored.path);
-        let file = confine.read(path)?;
         let mut stream = Self {
-            confine: confine.clone(),
             key: disk.key.clone(),
+            length: supply.length(),
+            supply,
             checksum: disk.checksum.clone(),
             described: disk.capacity.0,
             capacity: 0,
-            file,
             window: Vec::new(),
             used: 0,
             at: 0,
@@ -98,13 +109,7 @@ impl Stream {
             grain: 0,
             grains: 0,
             ended: false,
-            stored,
         };
-        stream.check_stamp(&stream.file)?;
-        let end = stream.stored.offset.checked_add(stream.stored.length);
-        if end.is_none_or(|end| end > stream.stored.stamp.size) {
-            return Err(stream.refused(0, "its place lies outside of the file".to_owned()));
-        }
         match resume {
             None => stream.read_header()?,
             Some(resume) => stream.resume(resume)?,
@@ -142,7 +147,10 @@ impl Stream {
         let resume: Resume = serde_json::from_str(resume)
             .map_err(|error| damaged(format!("is unreadable: {error}")))?;
         let Resume { at, capacity, grain, grains, ended, hash: state } = resume;
-        if at > self.stored.length || capacity > self.described || !GRAIN_BYTES.contains(&grain) {
+        if self.length.is_some_and(|length| at > length)
+            || capacity > self.described
+            || !GRAIN_BYTES.contains(&grain)
+        {
             return Err(damaged("lies outside of the disk".to_owned()));
         }
         if let Some(hash) = &mut self.hash {
@@ -206,17 +214,11 @@ impl Stream {
     /// Reads bytes of the stored disk at a place of their own.
     fn read_at<const COUNT: usize>(&self, at: u64) -> Result<[u8; COUNT], PortError> {
         let count = u64::try_from(COUNT).expect("lengths fit 64 bits");
-        if at.saturating_add(count) > self.stored.length {
+        let mut bytes = [0; COUNT];
+        let inside = self.length.is_none_or(|length| at.saturating_add(count) <= length);
+        if !inside || !self.supply.look_back(at, &mut bytes)? {
             return Err(self.truncated());
         }
-        let mut bytes = [0; COUNT];
-        let place = self.stored.offset + at;
-        self.file.read_exact_at(&mut bytes, place).map_err(|error| {
-            PortError::passing(
-                format!("cannot read {} at byte {place}: {error}", self.stored.path),
-                "look at the kernel's log for errors of the storage",
-            )
-        })?;
         Ok(bytes)
     }
 
@@ -268,7 +270,9 @@ impl Stream {
         let count = usize::try_from(count).expect("only small parts are taken");
         let mut bytes = Vec::with_capacity(count);
         while bytes.len() < count {
-            self.fill()?;
+            if !self.fill()? {
+                return Err(self.truncated());
+            }
             let now = (count - bytes.len()).min(self.window.len() - self.used);
             bytes.extend_from_slice(&self.window[self.used..self.used + now]);
             self.consume(now);
@@ -283,7 +287,9 @@ impl Stream {
         }
         let end = self.at + count;
         while self.at < end {
-            self.fill()?;
+            if !self.fill()? {
+                return Err(self.truncated());
+            }
             let now = self.window.len() - self.used;
             self.consume(usize::try_from(end - self.at).map_or(now, |rest| rest.min(now)));
         }
@@ -291,7 +297,7 @@ impl Stream {
     }
 
     fn left(&self) -> u64 {
-        self.stored.length - self.at
+        self.length.map_or(u64::MAX, |length| length.saturating_sub(self.at))
     }
 
     fn consume(&mut self, count: usize) {
@@ -302,55 +308,33 @@ impl Stream {
         self.at += u64::try_from(count).expect("lengths fit 64 bits");
     }
 
-    /// Makes the window hold something, where something is left.
-    fn fill(&mut self) -> Result<(), PortError> {
-        if self.used < self.window.len() || self.left() == 0 {
-            return Ok(());
+    /// Makes the window hold something; returns whether anything was left.
+    fn fill(&mut self) -> Result<bool, PortError> {
+        if self.used < self.window.len() {
+            return Ok(true);
+        }
+        if self.left() == 0 {
+            return Ok(false);
         }
         let most = usize::try_from(self.left()).map_or(WINDOW_BYTES, |left| left.min(WINDOW_BYTES));
         self.window.resize(most, 0);
         self.used = 0;
-        let place = self.stored.offset + self.at;
-        let read = loop {
-            match self.file.read_at(&mut self.window, place) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) => {
-                    self.window.clear();
-                    return Err(replaced(&self.stored.path));
-                }
-                Ok(read) => break read,
-                Err(error) => {
-                    self.window.clear();
-                    return Err(PortError::passing(
-                        format!("cannot read {} at byte {place}: {error}", self.stored.path),
-                        "look at the kernel's log for errors of the storage",
-                    ));
-                }
-            }
-        };
-        self.window.truncate(read);
-        Ok(())
-    }
-
-    fn check_stamp(&self, file: &File) -> Result<(), PortError> {
-        let metadata = file.metadata().map_err(|error| {
-            PortError::passing(
-                format!("cannot look at {}: {error}", self.stored.path),
-                "look at the kernel's log for errors of the storage",
-            )
-        })?;
-        let mtime_ns =
-            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        let stamp = Stamp { inode: metadata.ino(), size: metadata.len(), mtime_ns };
-        if stamp == self.stored.stamp { Ok(()) } else { Err(replaced(&self.stored.path)) }
+        let read = self.supply.read(self.at, &mut self.window);
+        self.window.truncate(*read.as_ref().unwrap_or(&0));
+        if read? == 0 {
+            self.length = Some(self.at);
+        }
+        Ok(!self.window.is_empty())
     }
 
     /// An error about the image; `at` counts from the start of the stored disk.
     fn refused(&self, at: u64, why: String) -> PortError {
+        let of = self.length.map(|length| format!(" of {length}")).unwrap_or_default();
         PortError::lasting(
             format!(
-                "cannot read disk {} in {} at byte {at} of {}: {why}",
-                self.key, self.stored.path, self.stored.length
+                "cannot read disk {} in {} at byte {at}{of}: {why}",
+                self.key,
+                self.supply.shown()
             ),
             "compare the file with its checksums and export the VM again",
             Mend::Source,
@@ -397,16 +381,95 @@ impl BlockReader for Stream {
     }
 
     fn finish(&mut self) -> Result<bool, PortError> {
-        self.skip(self.left().min(STEP_BYTES))?;
+        let end = self.at.saturating_add(self.left().min(STEP_BYTES));
+        while self.at < end && self.fill()? {
+            let now = self.window.len() - self.used;
+            self.consume(usize::try_from(end - self.at).map_or(now, |rest| rest.min(now)));
+        }
         if self.left() > 0 {
             return Ok(false);
         }
-        self.check_stamp(&self.file)?;
-        let path = PathBuf::from(&self.stored.path);
-        let now = self.confine.read(&path).map_err(|_| replaced(&self.stored.path))?;
-        self.check_stamp(&now)?;
-        compare(&self.checksum, self.hash.take(), &self.key, &self.stored.path)?;
+        self.supply.unchanged()?;
+        compare(&self.checksum, self.hash.take(), &self.key, self.supply.shown())?;
         Ok(true)
+    }
+}
+
+/// A disk that is a part of a file.
+pub(super) struct FilePart {
+    confine: Confine,
+    stored: StoredDisk,
+    file: File,
+}
+
+impl FilePart {
+    pub(super) fn open(confine: &Confine, stored: StoredDisk) -> Result<Self, PortError> {
+        let file = confine.read(Path::new(&stored.path))?;
+        let part = Self { confine: confine.clone(), stored, file };
+        part.check_stamp(&part.file)?;
+        let end = part.stored.offset.checked_add(part.stored.length);
+        if end.is_none_or(|end| end > part.stored.stamp.size) {
+            return Err(PortError::lasting(
+                format!("the place of a disk lies outside of the file {}", part.stored.path),
+                "compare the file with its checksums and export the VM again",
+                Mend::Source,
+            ));
+        }
+        Ok(part)
+    }
+
+    fn check_stamp(&self, file: &File) -> Result<(), PortError> {
+        let metadata = file.metadata().map_err(|error| {
+            PortError::passing(
+                format!("cannot look at {}: {error}", self.stored.path),
+                "look at the kernel's log for errors of the storage",
+            )
+        })?;
+        let mtime_ns =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let stamp = Stamp { inode: metadata.ino(), size: metadata.len(), mtime_ns };
+        if stamp == self.stored.stamp { Ok(()) } else { Err(replaced(&self.stored.path)) }
+    }
+
+    fn unread(&self, place: u64, error: &io::Error) -> PortError {
+        PortError::passing(
+            format!("cannot read {} at byte {place}: {error}", self.stored.path),
+            "look at the kernel's log for errors of the storage",
+        )
+    }
+}
+
+impl Supply for FilePart {
+    fn shown(&self) -> &str {
+        &self.stored.path
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some(self.stored.length)
+    }
+
+    fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, PortError> {
+        let place = self.stored.offset + at;
+        loop {
+            match self.file.read_at(buffer, place) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Err(replaced(&self.stored.path)),
+                Ok(read) => return Ok(read),
+                Err(error) => return Err(self.unread(place, &error)),
+            }
+        }
+    }
+
+    fn look_back(&self, at: u64, buffer: &mut [u8]) -> Result<bool, PortError> {
+        let place = self.stored.offset + at;
+        let read = self.file.read_exact_at(buffer, place);
+        read.map(|()| true).map_err(|error| self.unread(place, &error))
+    }
+
+    fn unchanged(&self) -> Result<(), PortError> {
+        self.check_stamp(&self.file)?;
+        let now = self.confine.read(Path::new(&self.stored.path));
+        self.check_stamp(&now.map_err(|_| replaced(&self.stored.path))?)
     }
 }
 
