@@ -22,7 +22,7 @@ use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetNam
 use crate::domain::window::{Calendar, Window};
 use crate::manifest::diagnostic::{Finding, Place, Severity};
 use crate::manifest::document::{
-    ImageFormat, NetworkType, OnFailure, PlanType, TargetPowerState, Verify,
+    ImageFormat, NetworkType, OnFailure, PlanType, TargetPowerState, Transport, Verify,
 };
 
 pub use memo::Memo;
@@ -152,6 +152,48 @@ pub enum Site {
         #[serde(rename = "diskFormat", default, skip_serializing_if = "is_default")]
         disk_format: ImageFormat,
     },
+    /// A vCenter or an ESXi host.
+    Vsphere(Arc<VsphereSite>),
+}
+
+/// A vCenter or an ESXi host, and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VsphereSite {
+    /// The address of its API: `https://HOST/sdk`.
+    pub url: Arc<str>,
+    /// Names the credential of the settings that it is logged in with.
+    pub credentials: Arc<str>,
+    /// How it is trusted.
+    pub trust: Trust,
+    /// How disks are read.
+    pub transport: Transport,
+}
+
+/// How a server is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Trust {
+    /// By the authorities that this machine trusts.
+    System,
+    /// By these, in PEM.
+    Authorities(Arc<str>),
+    /// By the SHA-256 fingerprint of its certificate.
+    Fingerprint(Arc<str>),
+    /// Whoever answers is believed.
+    Anyone,
+}
+
+impl Trust {
+    /// Returns the field of a Provider's `tls` that asks for it; `None` for what needs no field.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::System => None,
+            Self::Authorities(_) => Some("ca"),
+            Self::Fingerprint(_) => Some("sha256Fingerprint"),
+            Self::Anyone => Some("insecureSkipVerify"),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
@@ -169,7 +211,7 @@ impl Site {
     #[must_use]
     pub fn place(&self) -> Self {
         match self {
-            Self::Ova { .. } => self.clone(),
+            Self::Ova { .. } | Self::Vsphere(_) => self.clone(),
             Self::Local { path, disk_format: _ } => Self::folder(path.clone()),
         }
     }
@@ -177,7 +219,7 @@ impl Site {
     /// Tells whether VMs come from there; else they go there.
     pub fn holds_sources(&self) -> bool {
         match self {
-            Self::Ova { .. } => true,
+            Self::Ova { .. } | Self::Vsphere(_) => true,
             Self::Local { .. } => false,
         }
     }
@@ -185,7 +227,7 @@ impl Site {
     /// Returns the command with which a person starts a VM that stands there; `None` where no VM ever does.
     pub fn start_command(&self, name: &TargetName) -> Option<String> {
         match self {
-            Self::Ova { .. } => None,
+            Self::Ova { .. } | Self::Vsphere(_) => None,
             Self::Local { path, disk_format: _ } => {
                 let file = format!("{}/{name}/{DOMAIN_FILE}", path.trim_end_matches('/'));
                 Some(format!("virsh -c qemu:///system create {}", shell_word(&file)))

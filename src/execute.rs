@@ -204,6 +204,7 @@ impl Place<'_> {
             allow_paths: means.allow_paths.clone(),
             memory: means.memory,
             checkpoint_every: means.checkpoint_every,
+            access: self.world.source.access(&instructions.desired.source_site)?,
         }))?;
         Ok(Vec::new())
     }

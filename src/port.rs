@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::copy::protocol::{Job, WorkerEvent};
+use crate::copy::protocol::{Access, Job, WorkerEvent};
 use crate::desired::Site;
 use crate::domain::id::{
     CommitId, DiskKey, JournalId, ProviderName, RunId, SourceVm, TargetName, Token,
@@ -112,6 +112,11 @@ pub trait Source: Send + Sync {
     fn observe(&self, site: &Site) -> Result<SourceState, PortError>;
     /// Reads one VM again; `None` where it is certainly not there.
     fn look(&self, site: &Site, vm: &SourceVm) -> Result<Option<Vm>, PortError>;
+    /// Tells how a worker reaches the disks of a server; `None` where they are files of this machine.
+    fn access(&self, site: &Site) -> Result<Option<Access>, PortError> {
+        let _ = site;
+        Ok(None)
+    }
     /// Writes the mark. Succeeds where this very token stands already; fails lastingly where another does.
     fn claim(&self, site: &Site, vm: &SourceVm, token: &Token) -> Result<(), PortError>;
     /// Takes this token's mark away; a mark of another token stays.

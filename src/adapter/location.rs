@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{TargetName, Token};
 use crate::domain::vm::{SourceDisk, TargetDisk};
-use crate::manifest::document::ImageFormat;
+use crate::manifest::document::{ImageFormat, Transport};
 
 /// What a file was when it was observed. Another inode, size or time means another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +109,26 @@ pub enum BlocksDisk {
     Nbd(String),
     /// An image in an export.
     Member(MemberDisk),
+    /// A disk of a VM at a server of vSphere.
+    Vsphere(VsphereDisk),
+}
+
+/// A disk of a VM at a server of vSphere. Another VM, file or place is another disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsphereDisk {
+    /// The VM's id at the server.
+    pub vm: String,
+    /// The disk's key among its devices.
+    pub key: i32,
+    /// Its file: `[DATASTORE] FOLDER/NAME.vmdk`.
+    pub file: String,
+    /// The inventory path of the datacenter that the datastore is of.
+    pub datacenter: String,
+    /// Where it is connected: the controller's type, number and the unit there.
+    pub slot: String,
+    /// How it is read; never `auto`.
+    pub transport: Transport,
 }
 
 /// Finds where in an export the bytes of a disk are; `None` for a disk of another source.

@@ -13,5 +13,7 @@ pub mod lock;
 pub mod nbd;
 pub mod ova;
 pub mod secret;
+pub mod source;
 pub mod store;
+pub mod vsphere;
 pub mod worker;

@@ -9,8 +9,10 @@ use crate::adapter::confine::Confine;
 use crate::adapter::git::GitRepo;
 use crate::adapter::local::LocalTarget;
 use crate::adapter::ova::OvaSource;
+use crate::adapter::source::Sources;
 use crate::adapter::store::hold::HoldFile;
 use crate::adapter::store::journal::JournalReader;
+use crate::adapter::vsphere::VsphereSource;
 use crate::adapter::worker::Subprocesses;
 use crate::cli::explained;
 use crate::cli::settings::{Settings, program_folders};
@@ -35,7 +37,7 @@ pub(super) struct Machine {
     pub clock: SystemClock,
     /// The repository of plans.
     pub repo: GitRepo,
-    source: OvaSource,
+    source: Sources,
     target: LocalTarget,
     workers: Subprocesses,
     hold: HoldFile,
@@ -52,7 +54,10 @@ impl Machine {
         Ok(Self {
             clock: SystemClock::start(),
             repo,
-            source: OvaSource::new(confine.clone()),
+            source: Sources {
+                ova: OvaSource::new(confine.clone()),
+                vsphere: VsphereSource::new(settings.instance.clone(), settings.vsphere.clone()),
+            },
             target: LocalTarget::new(confine, program_folders(), settings.convert.clone())
                 .with_libvirt(settings.libvirt_uri.clone()),
             workers: Subprocesses::new(PathBuf::from(OWN_PROGRAM), waker),

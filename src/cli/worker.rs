@@ -6,6 +6,7 @@ use std::thread;
 use crate::adapter::confine::Confine;
 use crate::adapter::convert::VirtV2v;
 use crate::adapter::image::LocalImages;
+use crate::adapter::vsphere::ServerImages;
 use crate::cli::Exit;
 use crate::cli::settings::program_folders;
 use crate::copy::protocol::{ConvertJob, CopyJob};
@@ -18,7 +19,7 @@ use crate::port::Images;
 /// little-endian, at most 16 MiB) and that many bytes of JSON.
 ///
 /// The controller says first
-///   {"start": {"protocol": 2, "job": {"copy": {…}}}}    or {"convert": {…}}
+///   {"start": {"protocol": 3, "job": {"copy": {…}}}}    or {"convert": {…}}
 /// and then, at any time
 ///   {"acknowledge": {"number": N}}        everything up to N is journaled
 ///   "resend"                              say again what is not acknowledged
@@ -43,7 +44,11 @@ pub(super) struct Arguments {}
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments {} = arguments;
     let images = |job: &CopyJob| -> Box<dyn Images> {
-        Box::new(LocalImages::new(Confine::new(job.allow_paths.iter().map(PathBuf::from))))
+        let local = LocalImages::new(Confine::new(job.allow_paths.iter().map(PathBuf::from)));
+        match &job.access {
+            Some(access) => Box::new(ServerImages::new(local, access.clone())),
+            None => Box::new(local),
+        }
     };
     let converter =
         |job: &ConvertJob| -> Opened { Ok(Box::new(VirtV2v::open(job, program_folders())?)) };

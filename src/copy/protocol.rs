@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::Trust;
 use crate::domain::id::{DiskKey, RunId};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Disk, TargetDisk};
@@ -18,7 +19,7 @@ use crate::journal::record::{Checkpoint, Fault};
 use crate::manifest::document::Verify;
 
 /// The version that both ends must agree on.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The longest frame. The longest message is a job with its disks: 1,000 of them stay far below.
 pub const FRAME_MAX: u32 = 16 << 20;
@@ -59,6 +60,25 @@ pub struct CopyJob {
     pub memory: Bytes,
     /// How much of a disk is copied between two checkpoints.
     pub checkpoint_every: Bytes,
+    /// The server that the disks are read from, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// How a server of vSphere is reached. The secret stays in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Access {
+    /// The address of its API.
+    pub url: String,
+    /// Who logs in.
+    pub username: String,
+    /// The file of the password.
+    pub password_file: String,
+    /// How it is trusted.
+    pub trust: Trust,
+    /// The folder of VMware's library, where the settings name it.
+    pub library: Option<String>,
 }
 
 /// What is to be done with one disk.

@@ -140,7 +140,8 @@ fn convert(
 }
 
 fn copy(job: &CopyJob, terms: &Terms<'_>, voice: &Voice<'_>) -> Result<(), PortError> {
-    let CopyJob { run: _, disks, verify, allow_paths: _, memory, checkpoint_every } = job;
+    let CopyJob { run: _, disks, verify, allow_paths: _, memory, checkpoint_every, access: _ } =
+        job;
     let images = (terms.images)(job);
     let bounds = Bounds {
         threads: terms.threads,

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use crate::desired::memo::Memo;
 use crate::desired::refer::{Index, Item, kind_of};
 use crate::desired::windows::{self, Bounds, Calendars};
-use crate::desired::{Desired, Network, PlanWanted, Request, Selector, Site, VmWanted, Wanted};
+use crate::desired::{
+    Desired, Network, PlanWanted, Request, Selector, Site, Trust, VmWanted, VsphereSite, Wanted,
+};
 use crate::domain::id::{Digest, MigrationName, PlanName, ProviderName, TargetName, VmKey, VmName};
 use crate::domain::window::Calendar;
 use crate::manifest::diagnostic::{Finding, Place};
 use crate::manifest::document::{
     Kind, LocalProvider, Manifest, Migration, NetworkMapping, Plan, PlanType, PlanVm, Provider,
-    ProviderPair, ProviderType, Spec, duration_s,
+    ProviderPair, ProviderType, Spec, Tls, duration_s,
 };
 use crate::manifest::parse::{Broken, ParsedFile};
 use crate::manifest::{nearest, reference};
@@ -160,14 +162,34 @@ fn wanted(
 }
 
 fn site(provider: &Provider) -> Option<Site> {
-    let Provider { kind, ova, local, .. } = provider;
+    let Provider { kind, ova, local, url, credentials, tls, transport } = provider;
     match kind {
         ProviderType::Ova => ova.as_ref().map(|ova| Site::Ova { path: ova.path.as_str().into() }),
         ProviderType::Local => local.as_ref().map(|LocalProvider { path, disk_format }| {
             Site::Local { path: path.as_str().into(), disk_format: *disk_format }
         }),
-        // What they ask for is a finding.
-        ProviderType::Vsphere | ProviderType::Kubevirt => None,
+        ProviderType::Vsphere => {
+            let (Some(url), Some(credentials)) = (url, credentials) else { return None };
+            Some(Site::Vsphere(Arc::new(VsphereSite {
+                url: url.as_str().into(),
+                credentials: credentials.as_str().into(),
+                trust: trust(tls.as_ref()),
+                transport: transport.unwrap_or_default(),
+            })))
+        }
+        // What it asks for is a finding.
+        ProviderType::Kubevirt => None,
+    }
+}
+
+fn trust(tls: Option<&Tls>) -> Trust {
+    match tls {
+        Some(Tls { insecure_skip_verify: true, .. }) => Trust::Anyone,
+        Some(Tls { sha256_fingerprint: Some(hash), .. }) => {
+            Trust::Fingerprint(hash.as_str().into())
+        }
+        Some(Tls { ca: Some(pem), .. }) => Trust::Authorities(pem.as_str().into()),
+        Some(_) | None => Trust::System,
     }
 }
 
@@ -244,15 +266,9 @@ impl<'a> Resolver<'a> {
             new.push(finding);
             None
         };
-        let is_source = |site: &Site| match site {
-            Site::Ova { .. } => true,
-            Site::Local { .. } => false,
-        };
-        let is_target = |site: &Site| match site {
-            Site::Local { .. } => true,
-            Site::Ova { .. } => false,
-        };
-        let source = end(&pair.source, "/spec/provider/source", is_source, reference::no_source);
+        let is_target = |site: &Site| !site.holds_sources();
+        let source =
+            end(&pair.source, "/spec/provider/source", Site::holds_sources, reference::no_source);
         let destination = "/spec/provider/destination";
         let target = end(&pair.destination, destination, is_target, reference::no_target);
         (source, target)

@@ -459,6 +459,7 @@ mod tests {
             disks: vec![disk(1024), disk(2048)],
             nics: vec![Nic { network: "VM Network".to_owned(), mac: None }],
             claim: Claim::Impossible,
+            hosted: crate::domain::vm::Hosted::default(),
         }
     }
 

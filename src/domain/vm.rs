@@ -154,6 +154,60 @@ pub struct Vm {
     pub nics: Vec<Nic>,
     /// Ferry's mark on it.
     pub claim: Claim,
+    /// What a server that runs VMs tells besides.
+    #[serde(default, skip_serializing_if = "Hosted::is_nothing")]
+    pub hosted: Hosted,
+}
+
+/// What a server that runs VMs tells of one besides what it is made of. A file that was exported has nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a server tells")]
+pub struct Hosted {
+    /// What it ran in memory is stored, and its disks are not consistent by themselves.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+    /// It runs, and nobody in the guest hears that it is asked to shut down.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deaf: bool,
+    /// It waits for a person's answer to this question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// How many snapshots it has.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub snapshots: u32,
+    /// Its disks are encrypted by the server.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
+    /// A second copy of it runs in step.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fault_tolerant: bool,
+    /// It is bound to certain CPUs or NUMA nodes of its host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// CPUs or memory may be added while it runs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hot_plug: bool,
+    /// Disks that other VMs may write, too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_disks: Vec<DiskKey>,
+    /// Devices of the host that are passed through, by the source's names of their kinds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_through: Vec<String>,
+    /// Devices that no target gets, by the source's names of their kinds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
+}
+
+impl Hosted {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Vm {

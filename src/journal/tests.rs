@@ -12,7 +12,7 @@ use crate::domain::id::{
     TargetName, Token, VmKey, VmName,
 };
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Claim, Power, TargetDisk, Vm};
+use crate::domain::vm::{Claim, Hosted, Power, TargetDisk, Vm};
 use crate::journal::phase::name_of;
 use crate::journal::progress::{FoldError, Progress};
 use crate::journal::record::{
@@ -57,6 +57,7 @@ fn instructions(converts: bool) -> Instructions {
         disks: Vec::new(),
         nics: Vec::new(),
         claim: Claim::Free,
+        hosted: Hosted::default(),
     };
     let (target_name, digest) = (TargetName::new("v"), Digest::new("d"));
     let (desired, vm) = (std::sync::Arc::new(desired), std::sync::Arc::new(vm));

@@ -18,7 +18,7 @@ use crate::manifest::diagnostic::{Finding, Place};
 
 pub use later::{
     AccessMode, Affinity, DiskOverride, Fence, Hook, HookRef, HookStep, Host, NicOverride, Precopy,
-    Provisioner, ProvisionerAccessMode, ProvisionerVolumeMode, Tls, Transport, VolumeMode,
+    Provisioner, ProvisionerAccessMode, ProvisionerVolumeMode, VolumeMode,
 };
 pub use mapping::{
     NetworkDestination, NetworkEntry, NetworkMapping, NetworkSource, NetworkType, ObjectSource,
@@ -27,7 +27,9 @@ pub use mapping::{
 pub use migration::{Migration, VmCutover};
 pub use plan::{OnFailure, Plan, PlanMaps, PlanType, PlanVm, Shutdown, TargetPowerState, Verify};
 pub use policy::{Policy, Waiver, Weight};
-pub use provider::{ImageFormat, LocalProvider, OvaProvider, Provider, ProviderPair, ProviderType};
+pub use provider::{
+    ImageFormat, LocalProvider, OvaProvider, Provider, ProviderPair, ProviderType, Tls, Transport,
+};
 pub use window::{CutoverWindow, LabelSelector, WindowRule};
 
 /// The API group and version of every manifest.

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use crate::desired::{Desired, Network, Site};
 use crate::domain::id::{Digest, DiskKey, SourceVm, TargetName};
-use crate::domain::vm::{Checksum, Disk, DiskFormat, Firmware, Nic, Vm};
+use crate::domain::vm::{Checksum, Disk, DiskFormat, Firmware, Hosted, Nic, Vm};
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
 
 /// Counts the changes of the checks written in Rust and of this input: a verdict of another version is another verdict.
-const ENGINE: u32 = 3;
+const ENGINE: u32 = 4;
 
 /// One VM with what is wanted of it.
 #[derive(Debug, Serialize)]
@@ -46,6 +46,7 @@ pub(super) struct PlanInput<'a> {
 /// What the source says.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a server tells")]
 pub(super) struct VmInput<'a> {
     pub id: &'a SourceVm,
     pub name: &'a str,
@@ -58,6 +59,17 @@ pub(super) struct VmInput<'a> {
     pub os: &'a str,
     pub disks: Vec<DiskInput<'a>>,
     pub nics: Vec<NicInput<'a>>,
+    pub suspended: bool,
+    pub deaf: bool,
+    pub question: &'a str,
+    pub snapshots: u32,
+    pub encrypted: bool,
+    pub fault_tolerant: bool,
+    pub pinned: bool,
+    pub hot_plug: bool,
+    pub shared_disks: &'a [DiskKey],
+    pub passed_through: &'a [String],
+    pub devices: &'a [String],
 }
 
 /// One disk.
@@ -157,7 +169,21 @@ impl<'a> VmInput<'a> {
             disks,
             nics,
             claim: _,
+            hosted,
         } = vm;
+        let Hosted {
+            suspended,
+            deaf,
+            question,
+            snapshots,
+            encrypted,
+            fault_tolerant,
+            pinned,
+            hot_plug,
+            shared_disks,
+            passed_through,
+            devices,
+        } = hosted;
         let mut note = |known: bool, path: &'static str| {
             if !known {
                 unknown.push(path);
@@ -183,6 +209,17 @@ impl<'a> VmInput<'a> {
             os: os.as_deref().unwrap_or_default(),
             disks: disks.iter().map(DiskInput::new).collect(),
             nics: nics.iter().map(|nic| NicInput::new(nic, desired)).collect(),
+            suspended: *suspended,
+            deaf: *deaf,
+            question: question.as_deref().unwrap_or_default(),
+            snapshots: *snapshots,
+            encrypted: *encrypted,
+            fault_tolerant: *fault_tolerant,
+            pinned: *pinned,
+            hot_plug: *hot_plug,
+            shared_disks,
+            passed_through,
+            devices,
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::domain::id::{
     Digest, DiskKey, PlanName, ProviderName, SourceVm, TargetName, Token, VmKey, VmName,
 };
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, Nic, Power, SourceDisk, Vm};
+use crate::domain::vm::{
+    Checksum, Claim, Disk, DiskFormat, Firmware, Hosted, Nic, Power, SourceDisk, Vm,
+};
 use crate::manifest::diagnostic::Place;
 use crate::manifest::document::{NetworkType, OnFailure, PlanType, TargetPowerState, Verify};
 use crate::observed::{Observed, Seen, SourceState, TargetState, TargetVm};
@@ -52,6 +54,7 @@ pub(crate) fn vm(name: &str) -> Vm {
         disks: vec![disk],
         nics: vec![Nic { network: "VM Network".into(), mac: Some("00:50:56:00:00:01".into()) }],
         claim: Claim::Impossible,
+        hosted: Hosted::default(),
     }
 }
 

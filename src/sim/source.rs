@@ -11,7 +11,9 @@ use crate::copy::tree::LEAF_BYTES;
 use crate::desired::Site;
 use crate::domain::id::{DiskKey, SourceVm, Token};
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, Nic, Power, SourceDisk, Vm};
+use crate::domain::vm::{
+    Checksum, Claim, Disk, DiskFormat, Firmware, Hosted, Nic, Power, SourceDisk, Vm,
+};
 use crate::journal::record::Mend;
 use crate::observed::{Gap, SourceState};
 use crate::port::{PortError, PoweredOn, Source};
@@ -214,6 +216,7 @@ impl SimVm {
             disks,
             nics: vec![Nic { network: "VM Network".to_owned(), mac: None }],
             claim: self.claim.clone(),
+            hosted: Hosted::default(),
         }
     }
 }

@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: dc2de24a0942e5b56d354952319ccd71
+          digest: 5971644a59b4eda77ee332365af636f9
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: 24a268c5b019f7b168872ee245d27751
+          digest: b334c3975fe94f507e24285fa64e59f0
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: bd0f8afd9fcb1aa8fefa4c305476aba1
+          digest: 32f0dced8bd625bce5ddbb45b462ce3b
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 3944b4e77b47357aef38846dbb0a438a
+          digest: 375f351921e96c737fd254c0602d3eea
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: 20d26b0b8898f7240f0e275c772c50a1
+          digest: 3688c6783c7acd9360e87fc56caf54bb
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -389,7 +389,7 @@ fn a_vm_has_an_import_with_its_steps_and_disks() {
 fn a_blocked_vm_says_what_stands_against_it() {
     let scene = Scene::new();
     let files = report(&scene.input());
-    expect![[r"
+    expect![[r#"
         apiVersion: ferry.dev/v1alpha1
         kind: VirtualMachineImport
         metadata:
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: 20d26b0b8898f7240f0e275c772c50a1
+        digest: 3688c6783c7acd9360e87fc56caf54bb
         status: Not ready
         waits: findings stand against it
         conditions:
@@ -428,7 +428,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
             file: plans/web.yaml
             line: 12
             column: 5
-    "]].assert_eq(&text(&files, "vms/web/lost.yaml"));
+    "#]].assert_eq(&text(&files, "vms/web/lost.yaml"));
     assert_eq!(files.keys().filter(|path| path.starts_with("vms/web/")).count(), 10);
 }
 

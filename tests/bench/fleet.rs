@@ -16,7 +16,7 @@ use ferry::domain::id::{
 };
 use ferry::domain::unit::Bytes;
 use ferry::domain::vm::{
-    Checksum, Claim, Disk, DiskFormat, Firmware, Nic, Power, SourceDisk, TargetDisk, Vm,
+    Checksum, Claim, Disk, DiskFormat, Firmware, Hosted, Nic, Power, SourceDisk, TargetDisk, Vm,
 };
 use ferry::execute::WorkerMeans;
 use ferry::journal::record::Mend;
@@ -167,6 +167,7 @@ fn archived(name: &str) -> Vm {
         disks: vec![disk(1), disk(2)],
         nics: vec![Nic { network: "VM Network".to_owned(), mac: None }],
         claim: Claim::Impossible,
+        hosted: Hosted::default(),
     }
 }
 

@@ -71,6 +71,7 @@ fn job(folder: &std::path::Path) -> CopyJob {
         allow_paths: vec![folder.to_str().unwrap().to_owned()],
         memory: Bytes::mib(32),
         checkpoint_every: Bytes::mib(128),
+        access: None,
     }
 }
 

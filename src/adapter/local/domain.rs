@@ -323,6 +323,7 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             claim: Claim::Impossible,
+            hosted: crate::domain::vm::Hosted::default(),
         }
     }
 

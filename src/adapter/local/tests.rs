@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::libvirt::tests::Fake;
 use super::*;
 use crate::desired::Network;
-use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, SourceDisk};
+use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, Hosted, SourceDisk};
 use crate::journal::record::Disposition;
 use crate::manifest::document::NetworkType;
 
@@ -38,6 +38,7 @@ fn vm() -> Vm {
         disks: vec![disk("a", 1 << 20), disk("b", 4096)],
         nics: Vec::new(),
         claim: Claim::Impossible,
+        hosted: Hosted::default(),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::adapter::image::member::capacity;
 use crate::adapter::location::{BlocksDisk, MemberDisk, Stamp, StoredDisk};
 use crate::domain::id::SourceVm;
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Power, SourceDisk, Vm};
+use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Hosted, Power, SourceDisk, Vm};
 use crate::journal::record::{Disposition, Fault};
 use crate::port::PortError;
 
@@ -218,6 +218,7 @@ impl Stored<'_> {
             disks: disks.into_iter().map(|disk| self.disk(disk)).collect::<Result<_, _>>()?,
             nics,
             claim: Claim::Impossible,
+            hosted: Hosted::default(),
         })
     }
 

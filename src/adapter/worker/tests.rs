@@ -22,6 +22,7 @@ fn job() -> Job {
         allow_paths: Vec::new(),
         memory: Bytes::mib(1),
         checkpoint_every: Bytes(1),
+        access: None,
     })
 }
 

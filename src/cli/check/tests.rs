@@ -69,7 +69,6 @@ fn all_mistakes_are_found_in_one_run() {
         a/providers.yaml:13:19: another Provider is called `rack` as well: a/providers.yaml:8:19 [FY0401] … hint: rename or remove one
         a/providers.yaml:19:1: the field `credentials` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here
         a/providers.yaml:19:1: the field `url` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here
-        a/providers.yaml:20:9: `spec.type`: `vsphere` is not supported yet [FY0303] … hint: write `type: ova` and export the VMs as OVA files
         a/providers.yaml:21:3: the field `password` holds a secret, which must not stand in git [FY0211] … hint: change the secret where it is used, and keep the new one in the controller's settings
         b/nets.yaml:8:23: a second entry for one network: `n` is not supported yet [FY0303] … hint: leave one entry for each network of the source
         b/plans.yaml:6:23: no Provider is called `archiv` [FY0402] … hint: did you mean `archive`?
@@ -134,14 +133,6 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
            | ^^^^
            |
            = help: `ferry explain Provider` says what belongs here
-
-        error[FY0303]: `spec.type`: `vsphere` is not supported yet
-          --> a/providers.yaml:20:9
-           |
-        20 |   type: vsphere
-           |         ^^^^^^^
-           |
-           = help: write `type: ova` and export the VMs as OVA files
 
         error[FY0211]: the field `password` holds a secret, which must not stand in git
           --> a/providers.yaml:21:3
@@ -319,7 +310,7 @@ fn findings_are_shown_at_their_lines_and_secrets_never() {
         --> link.yaml
          = help: put the manifest itself there, as a regular file
 
-        6 files checked: 26 critical, 0 warnings, 2 for information
+        6 files checked: 25 critical, 0 warnings, 2 for information
     "#]].assert_eq(&shown);
     let styled = text(&files, &findings, &Renderer::styled());
     for output in [shown, styled, json(&files, &findings), github(&findings)] {

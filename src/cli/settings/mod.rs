@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 
 use crate::adapter::git::{Author, GitRepo, Place, RepoSettings};
+use crate::adapter::vsphere::Means;
 use crate::cli::Global;
 use crate::copy::protocol::ConvertTools;
 use crate::decide::CutoverLimits;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub convert_parallel: u32,
     /// The libvirt that starts the VMs of local targets; `None` where they are files only.
     pub libvirt_uri: Option<String>,
+    /// What servers of vSphere are reached with.
+    pub vsphere: Means,
     /// Each value and where it came from, for `ferry doctor`.
     pub origins: Vec<Shown>,
 }
@@ -229,13 +232,11 @@ impl Settings {
         let copy_memory = from.size("limits.copyMemory", value, "256MiB", range)?;
         let (value, range) = (text(&limits.checkpoint_every), [Bytes::mib(1), Bytes::mib(1 << 20)]);
         let checkpoint_every = from.size("limits.checkpointEvery", value, "128MiB", range)?;
-        let (value, range) = (text(&limits.manifest_bytes), [Bytes(1024), Bytes::mib(64)]);
-        let manifest_bytes = from.size("limits.manifestBytes", value, "1MiB", range)?;
-        let value = text(&limits.documents_per_file);
-        let documents_per_file = from.count("limits.documentsPerFile", value, "1000", 100_000)?;
+        let (manifest_bytes, documents_per_file) = from.manifests(limits)?;
         let cutover = from.cutover(&file.cutover)?;
         let (convert, convert_parallel) = from.convert(&file.convert, &state_dir)?;
         let libvirt_uri = from.libvirt(&file.libvirt)?;
+        let vsphere = from.vsphere(file)?;
         let origins = from.origins;
         Ok(Self {
             file: loaded.path,
@@ -258,6 +259,7 @@ impl Settings {
             convert,
             convert_parallel,
             libvirt_uri,
+            vsphere,
             origins,
         })
     }
@@ -410,6 +412,15 @@ impl Sources<'_> {
         let picked = self.pick(key, flag, file)?;
         let (value, origin) = picked.unwrap_or_else(|| (default.to_owned(), Origin::Default));
         self.parsed(key, value, origin, parse)
+    }
+
+    /// How large a manifest file may be, and how many documents it may hold.
+    fn manifests(&mut self, limits: &raw::Limits) -> Result<(Bytes, u32), SettingsError> {
+        let text = |value: &Option<raw::Text>| value.as_ref().map(|text| text.0.clone());
+        let (value, range) = (text(&limits.manifest_bytes), [Bytes(1024), Bytes::mib(64)]);
+        let bytes = self.size("limits.manifestBytes", value, "1MiB", range)?;
+        let value = text(&limits.documents_per_file);
+        Ok((bytes, self.count("limits.documentsPerFile", value, "1000", 100_000)?))
     }
 
     fn cutover(&mut self, file: &raw::Cutover) -> Result<CutoverLimits, SettingsError> {

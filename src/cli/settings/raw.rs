@@ -21,7 +21,7 @@ pub(super) struct File {
     precopy: Later,
     pub(super) libvirt: Libvirt,
     pub(super) convert: Convert,
-    vddk: Later,
+    pub(super) vddk: Vddk,
     listen: Later,
 }
 
@@ -56,6 +56,7 @@ pub(super) struct Credential {
     pub(super) passphrase_file: Option<String>,
     pub(super) known_hosts_file: Option<String>,
     pub(super) ca_file: Option<String>,
+    pub(super) provider_tls: Vec<ProviderTls>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,6 +103,32 @@ pub(super) struct Libvirt {
     pub(super) uri: Option<Text>,
 }
 
+/// A field of a Provider's `tls` that counts with a credential.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum ProviderTls {
+    Ca,
+    Sha256Fingerprint,
+    InsecureSkipVerify,
+}
+
+impl ProviderTls {
+    /// Returns the field's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::Sha256Fingerprint => "sha256Fingerprint",
+            Self::InsecureSkipVerify => "insecureSkipVerify",
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct Vddk {
+    pub(super) lib_dir: Option<Text>,
+}
+
 /// A setting that has its place and is not honoured yet.
 type Later = Option<serde_yaml::Value>;
 
@@ -115,7 +142,6 @@ impl File {
             ("limits.disksPerHost", &limits.disks_per_host),
             ("limits.hostInFlight", &limits.host_in_flight),
             ("precopy", &self.precopy),
-            ("vddk", &self.vddk),
             ("listen", &self.listen),
         ];
         all.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()

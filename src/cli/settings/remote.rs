@@ -1,6 +1,7 @@
 //! The repository of plans, wherever it is, and the credential that Ferry logs in with there. A credential is sent only to the
 //! hosts that it is bound to (safety rule 23).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
@@ -10,6 +11,7 @@ use crate::adapter::git::Place;
 use crate::adapter::git::remote::Remote;
 use crate::adapter::git::url::{RemoteUrl, Scheme};
 use crate::adapter::git::wire::Access;
+use crate::adapter::vsphere::{Credential, Means};
 
 /// The name that a token is sent with where none is set; servers look at the token only.
 const TOKEN_USER: &str = "git";
@@ -126,6 +128,30 @@ impl Sources<'_> {
             refused(&key, format!("the credential `{name}` {text}"), hint.unwrap_or_default())
         })?;
         Ok((access, credential.ca_file.as_ref().map(|path| base.join(path))))
+    }
+
+    /// Resolves what servers of vSphere are reached with: every credential with a name and a password.
+    pub(super) fn vsphere(&mut self, file: &raw::File) -> Result<Means, SettingsError> {
+        let value = file.vddk.lib_dir.as_ref().map(|text| text.0.clone());
+        let library = self.maybe("vddk.libDir", None, value, parse::path)?;
+        let place = self.loaded.path.as_ref();
+        let base = place.and_then(|path| path.parent()).unwrap_or(self.surroundings.current);
+        let mut credentials = BTreeMap::new();
+        for (name, credential) in &file.credentials {
+            let raw::Credential { hosts, username, password_file, provider_tls, .. } = credential;
+            let (Some(username), Some(file)) = (username, password_file) else { continue };
+            let password_file = base.join(file).to_string_lossy().into_owned();
+            let provider_tls = provider_tls.iter().map(|field| field.name().to_owned()).collect();
+            let server = Credential {
+                hosts: hosts.clone(),
+                username: username.clone(),
+                password_file,
+                provider_tls,
+            };
+            credentials.insert(name.clone(), server);
+        }
+        let library = library.map(|path| path.to_string_lossy().into_owned());
+        Ok(Means { credentials, library })
     }
 
     /// Resolves who must have signed what is followed.

@@ -248,7 +248,7 @@ fn a_credential_goes_to_its_hosts_only_and_says_what_it_lacks() {
         ROOT/ferry.yaml:3: the credential `git` is not bound to the host git.example.org, so it is not sent there … hint: add `git.example.org` to `credentials.git.hosts` if it may be
         ROOT/ferry.yaml:3: the credential `git` has a password and no `username` … hint: add `username`, or let `tokenFile` name a token
         ROOT/ferry.yaml:3: the credential `git` has a `passwordFile` and a `tokenFile` … hint: leave one of them
-        ROOT/ferry.yaml:3:36: credentials.git: unknown field `token`, expected one of `hosts`, `username`, `passwordFile`, `tokenFile`, `sshKeyFile`, `passphraseFile`, `knownHostsFile`, `caFile`
+        ROOT/ferry.yaml:3:36: credentials.git: unknown field `token`, expected one of `hosts`, `username`, `passwordFile`, `tokenFile`, `sshKeyFile`, `passphraseFile`, `knownHostsFile`, `caFile`, `providerTls`
         ROOT/ferry.yaml:1: there is no credential `other` … hint: add `credentials: { other: { hosts: [git.example.org], … } }`
         ROOT/ferry.yaml:3: the credential `git` has no `sshKeyFile` … hint: let `sshKeyFile` name a private key
         ROOT/ferry.yaml:3: the credential `git` has no `knownHostsFile`, without which nobody can tell who answers … hint: `ssh-keyscan git.example.org` prints lines for it; compare them with what the server's people say
@@ -388,7 +388,6 @@ fn every_known_setting_that_is_not_honoured_refuses_to_start() {
         "limits: { disksPerHost: 8 }",
         "limits: { hostInFlight: 32MiB }",
         "precopy: { interval: 60m }",
-        "vddk: { libDir: /x }",
         "listen: 127.0.0.1:8080",
     ];
     for text in sample {

@@ -35,6 +35,7 @@ fn job(memory: &Memory) -> CopyJob {
         allow_paths: Vec::new(),
         memory: Bytes::mib(8),
         checkpoint_every: Bytes(1),
+        access: None,
     }
 }
 
@@ -255,7 +256,7 @@ fn another_protocol_a_panic_and_a_missing_job_are_told() {
         heard.unwrap()
     };
     let start = |protocol, job| ToWorker::Start { protocol, job: Job::Copy(job) };
-    assert!(fault(start(1, job(&disk)), &disk).contains("speaks protocol 1, the worker 2"));
+    assert!(fault(start(1, job(&disk)), &disk).contains("speaks protocol 1, the worker 3"));
     // The disk in memory cannot parse this position and panics.
     let mut strange = job(&disk);
     strange.disks[0].checkpoint = Some(crate::journal::record::Checkpoint {
@@ -265,7 +266,7 @@ fn another_protocol_a_panic_and_a_missing_job_are_told() {
         done: Bytes(0),
         written: Bytes(0),
     });
-    assert!(fault(start(2, strange), &disk).contains("by a bug of ferry"));
+    assert!(fault(start(3, strange), &disk).contains("by a bug of ferry"));
 
     let (ended, _) = with_worker(&disk, |controller| controller.tell(&ToWorker::Stop));
     assert!(matches!(ended, Err(WorkerError::NoJob)));

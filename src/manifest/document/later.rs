@@ -11,37 +11,6 @@ use crate::manifest::document::{
     Lawful, NetworkDestination, ObjectSource, Plan, PlanVm, duration_s, exactly_one, not_empty,
 };
 
-/// How disks of vSphere are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// The best one that works.
-    Auto,
-    /// VMware's library.
-    Vddk,
-    /// Files of a datastore.
-    Https,
-    /// An export.
-    Nfc,
-}
-
-/// How a server is trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Tls {
-    /// The authorities, in PEM, instead of the system's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("examples" = ["-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"]))]
-    pub ca: Option<String>,
-    /// The SHA-256 fingerprint of its certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("examples" = ["6B:0C:…"]))]
-    pub sha256_fingerprint: Option<String>,
-    /// Trusts whoever answers; every report says so.
-    #[serde(default)]
-    pub insecure_skip_verify: bool,
-}
-
 /// How a volume is offered to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum VolumeMode {

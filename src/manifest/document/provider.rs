@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::document::{Lawful, Tls, Transport, not_empty};
+use crate::manifest::document::{Lawful, not_empty};
 
 /// A place where VMs come from or go to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,20 +48,18 @@ pub struct Provider {
     /// For `type: vsphere` and `type: kubevirt`: the address of a vCenter, an ESXi host or a Kubernetes API; the cluster that
     /// Ferry runs in where `kubevirt` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-ferry-later" = true, "examples" = ["https://vcenter.example.org/sdk"]))]
+    #[schemars(extend("examples" = ["https://vcenter.example.org/sdk"]))]
     pub url: Option<String>,
     /// Names a credential of the controller's settings, which bind it to hosts. Secrets never stand in git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-ferry-later" = true))]
     #[schemars(extend("examples" = ["vcenter-prod"]))]
     pub credentials: Option<String>,
     /// How the server is trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-ferry-later" = true))]
     pub tls: Option<Tls>,
     /// For `type: vsphere`: how disks are read; chosen, and the reason told, where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-ferry-later" = true, "default" = "auto"))]
+    #[schemars(extend("default" = "auto"))]
     pub transport: Option<Transport>,
 }
 
@@ -74,11 +72,56 @@ pub enum ProviderType {
     /// A folder of disks with libvirt domain files. A target.
     Local,
     /// A vCenter or an ESXi host. A source.
-    #[schemars(extend("x-ferry-later" = true, "x-ferry-instead" = "write `type: ova` and export the VMs as OVA files"))]
     Vsphere,
     /// A Kubernetes cluster with KubeVirt. A target.
     #[schemars(extend("x-ferry-later" = true, "x-ferry-instead" = "write `type: local`"))]
     Kubevirt,
+}
+
+/// How disks of vSphere are read.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// `vddk` where the settings name the library, else `https` where all disks of the VM are flat files without snapshots,
+    /// else `nfc`.
+    #[default]
+    Auto,
+    /// VMware's library.
+    Vddk,
+    /// Files of a datastore.
+    Https,
+    /// An export.
+    Nfc,
+}
+
+/// How a server is trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Tls {
+    /// The authorities, in PEM, instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"]))]
+    pub ca: Option<String>,
+    /// The SHA-256 fingerprint of its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["6B:0C:…"]))]
+    pub sha256_fingerprint: Option<String>,
+    /// Trusts whoever answers; every report says so.
+    #[serde(default)]
+    pub insecure_skip_verify: bool,
 }
 
 /// Where OVA files are.
@@ -152,6 +195,41 @@ pub struct ProviderPair {
     pub destination: String,
 }
 
+impl Tls {
+    fn check(&self) -> Result<(), String> {
+        let Self { ca, sha256_fingerprint, insecure_skip_verify } = self;
+        let said = [ca.is_some(), sha256_fingerprint.is_some(), *insecure_skip_verify];
+        if said.into_iter().filter(|said| *said).count() > 1 {
+            return Err(
+                "`tls` takes one of `ca`, `sha256Fingerprint` and `insecureSkipVerify`".to_owned()
+            );
+        }
+        let is_hash = |text: &String| {
+            let hash = text.replace(':', "");
+            hash.len() == 64 && hash.chars().all(|digit| digit.is_ascii_hexdigit())
+        };
+        if sha256_fingerprint.as_ref().is_some_and(|text| !is_hash(text)) {
+            return Err(
+                "`sha256Fingerprint` is no SHA-256 hash: 32 pairs of hexadecimal digits".to_owned()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// An address is encrypted, and a login stands elsewhere.
+fn address(url: &str) -> Result<(), String> {
+    let rest = url.strip_prefix("https://").ok_or("`url` begins with `https://`")?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if host.contains('@') {
+        return Err("`url` holds a login, which belongs to the settings' `credentials`".to_owned());
+    }
+    if host.is_empty() || path.contains(['?', '#']) || url.contains(char::is_whitespace) {
+        return Err("`url` is `https://HOST/sdk`, with a port where it is not 443".to_owned());
+    }
+    Ok(())
+}
+
 impl Lawful for Provider {
     fn check(&self) -> Result<(), String> {
         match (self.kind, &self.ova, &self.local) {
@@ -160,7 +238,9 @@ impl Lawful for Provider {
                 not_empty(Some(path), "path")
             }
             (ProviderType::Vsphere, None, None) => match (&self.url, &self.credentials) {
-                (Some(_), Some(_)) => Ok(()),
+                (Some(url), Some(_)) => {
+                    self.tls.as_ref().map_or(Ok(()), Tls::check).and(address(url))
+                }
                 (_, _) => Err("`vsphere` needs `url` and `credentials`".to_owned()),
             },
             (ProviderType::Kubevirt, None, None) => Ok(()),

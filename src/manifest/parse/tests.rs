@@ -254,8 +254,6 @@ fn what_a_document_can_say_wrong() {
         &format!("{provider}spec: {{ type: vsphere, url: https://vc, password: hunter2 }}\n"),
         expect![[r#"
             p.yaml:4:1: the field `credentials` is missing in `spec` [FY0206] … hint: `ferry explain Provider` says what belongs here
-            p.yaml:4:15: `spec.type`: `vsphere` is not supported yet [FY0303] … hint: write `type: ova` and export the VMs as OVA files
-            p.yaml:4:24: the field `url` is not supported yet [FY0302] … hint: remove it
             p.yaml:4:41: the field `password` holds a secret, which must not stand in git [FY0211] … hint: change the secret where it is used, and keep the new one in the controller's settings
         "#]],
     );

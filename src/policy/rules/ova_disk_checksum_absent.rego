@@ -9,6 +9,7 @@ page := {
 }
 
 found contains text if {
+	input.plan.source.ova
 	some disk in input.vm.disks
 	disk.format != "empty"
 	disk.checksum == "absent"

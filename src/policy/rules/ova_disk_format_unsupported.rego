@@ -9,6 +9,7 @@ page := {
 }
 
 found contains text if {
+	input.plan.source.ova
 	some disk in input.vm.disks
 	not disk.format in {"stream-optimized", "blocks", "empty"}
 	text := sprintf("disk `%s` is stored as `%s`, which is not supported", [disk.key, disk.format])

@@ -1,0 +1,108 @@
+//! Long work of the server: a task that is followed until it ends, and the events that tell what happened meanwhile.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::adapter::clock::SystemClock;
+use crate::adapter::vsphere::collector::{Watch, Wish};
+use crate::adapter::vsphere::link::Failure;
+use crate::adapter::vsphere::session::{Session, time};
+use crate::adapter::vsphere::soap::{Fault, Ref, Request};
+use crate::domain::unit::lasting;
+use crate::port::{Clock, PortError, PoweredOn};
+use crate::xml::Element;
+
+/// How long a task may take that changes a configuration or power.
+const TASK_TIME: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
+
+/// How long one question about a task waits for news.
+const TASK_WAIT: Duration = Duration::from_secs(30);
+
+/// What is read of a task.
+const WISH: Wish = Wish { kind: "Task", paths: &["info"] };
+
+/// The events after which a VM ran.
+const ON: [&str; 4] =
+    ["VmPoweredOnEvent", "DrsVmPoweredOnEvent", "VmResettingEvent", "VmStartingEvent"];
+
+impl Session {
+    /// Calls a method that begins a task and waits until that ends. Where the server forgot the task meanwhile, the next look
+    /// at its VM tells what became of it.
+    pub(super) fn carry_out(&self, request: &Request, tried: &str) -> Result<(), PortError> {
+        let failed = |failure: Failure| self.failed(tried, &failure);
+        let answer = self.call(request).map_err(failed)?;
+        let task = answer.child("returnval").and_then(Ref::of);
+        let task = task.ok_or_else(|| self.incomplete("which task it began"))?;
+        let mut watch = Watch::one(self, WISH, &task).map_err(failed)?;
+        let clock = SystemClock::start();
+        while clock.elapsed() < TASK_TIME {
+            let changes = watch.changes(self, TASK_WAIT).map_err(failed)?;
+            let mut values = changes.iter().flat_map(|change| &change.values).rev();
+            let Some(info) = values.find_map(|(_, info)| info.as_ref()) else {
+                if changes.iter().any(|change| change.left) {
+                    return Ok(());
+                }
+                continue;
+            };
+            match info.text_of("state") {
+                Some("success") => {
+                    watch.end(self);
+                    return Ok(());
+                }
+                Some("error") => {
+                    watch.end(self);
+                    let fault = info.child("error").map(Fault::localized);
+                    return Err(match fault {
+                        Some(fault) => self.refused(tried, &fault),
+                        None => self.incomplete("why its task failed"),
+                    });
+                }
+                Some(_) | None => {}
+            }
+        }
+        Err(PortError::passing(
+            format!("{} did not {tried} within {}", self.link.origin(), lasting(TASK_TIME)),
+            "look at the task in vCenter; a VM that asks a question waits for its answer there",
+        ))
+    }
+
+    /// Asks the event log whether a VM ran at any moment since one of this machine's clock.
+    pub(super) fn powered_on_since(
+        &self,
+        vm: &Ref,
+        since: Timestamp,
+    ) -> Result<PoweredOn, PortError> {
+        let service = self.service()?;
+        let Some(events) = service.event_manager else { return Ok(PoweredOn::Unknown) };
+        let failed = |failure: Failure| self.failed("tell its events", &failure);
+        let ask = Request::new("CurrentTime", &Ref::new("ServiceInstance", "ServiceInstance"));
+        let there = self.call(&ask).map_err(failed)?;
+        let there = there.child("returnval").and_then(time);
+        let there = there.ok_or_else(|| self.incomplete("its time"))?;
+        // Both clocks now, so that the moment is one of the server's.
+        let ahead = there.duration_since(SystemClock::start().now());
+        let begin = since.saturating_add(ahead).unwrap_or(since);
+        let request = Request::new("QueryEvents", &events).with("filter", |filter| {
+            let filter = filter
+                .with("entity", |entity| entity.reference("entity", vm).text("recursion", "self"))
+                .with("time", |time| time.text("beginTime", begin));
+            ON.iter().fold(filter, |filter, kind| filter.text("eventTypeId", kind))
+        });
+        match self.call(&request) {
+            Ok(answer) => {
+                let at = |event: &Element| event.child("createdTime").and_then(time);
+                let ran =
+                    answer.all("returnval").any(|event| at(event).is_none_or(|at| at >= begin));
+                Ok(if ran { PoweredOn::Yes } else { PoweredOn::Never })
+            }
+            Err(Failure::Fault(fault))
+                if ["NotSupported", "MethodNotFound", "NoPermission"]
+                    .contains(&fault.kind.as_str()) =>
+            {
+                Ok(PoweredOn::Unknown)
+            }
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+}
