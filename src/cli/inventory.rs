@@ -346,8 +346,7 @@ fn table(kind: Kind, rows: &[serde_json::Value]) -> String {
 }
 
 fn show(recorded: &Recorded, wanted: &str, output: Output) -> anyhow::Result<Exit> {
-    let named = |vm: &Vm| vm.name == wanted || vm.path == wanted || vm.id.to_string() == wanted;
-    let found: Vec<(&str, &Vm)> = vms(recorded).filter(|(_, vm)| named(vm)).collect();
+    let found: Vec<(&str, &Vm)> = vms(recorded).filter(|(_, vm)| vm.is_called(wanted)).collect();
     let vm = match found.as_slice() {
         [(_, vm)] => *vm,
         [] => {

@@ -3,6 +3,7 @@
 mod adopt;
 mod cancel;
 pub mod check;
+mod claim;
 mod completions;
 mod copy;
 mod cutover;
@@ -111,6 +112,7 @@ enum Command {
     Copy(copy::Arguments),
     Verify(verify::Arguments),
     Hold(hold::Arguments),
+    Claim(claim::Arguments),
     Adopt(adopt::Arguments),
     Doctor(doctor::Arguments),
     Explain(explain::Explain),
@@ -156,6 +158,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Copy(arguments) => copy::run(arguments),
         Command::Verify(arguments) => verify::run(arguments, &global),
         Command::Hold(arguments) => hold::run(&global, arguments),
+        Command::Claim(arguments) => claim::run(&global, arguments),
         Command::Adopt(arguments) => adopt::run(&global, arguments),
         Command::Doctor(arguments) => doctor::run(&global, arguments),
         Command::Explain(arguments) => explain::run(arguments),

@@ -435,9 +435,9 @@ fn entry(
             place: place.clone(),
             source: ProviderName::new(&plan.provider.source),
             source_site: source_site.clone(),
-            selector: match (&vm.name, &vm.id) {
+            selector: match (&vm.name, vm.id.as_ref().or(vm.uuid.as_ref())) {
                 (Some(name), _) => Selector::Name(name.clone()),
-                (None, id) => Selector::Id(id.clone().unwrap_or_default()),
+                (None, id) => Selector::Id(id.cloned().unwrap_or_default()),
             },
             target: ProviderName::new(&plan.provider.destination),
             target_site: target_site.clone(),

@@ -164,6 +164,9 @@ pub struct Vm {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a server tells")]
 pub struct Hosted {
+    /// What people and programs call it there besides its name: its id in the inventory, its UUIDs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
     /// What it ran in memory is stored, and its disks are not consistent by themselves.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
@@ -214,6 +217,12 @@ impl Vm {
     /// Returns what all disks hold as the guest sees them.
     pub fn capacity(&self) -> Bytes {
         self.disks.iter().map(|disk| disk.capacity).sum()
+    }
+
+    /// Tells whether a person who writes this means it: its name, its path, or one of its identifiers.
+    pub fn is_called(&self, text: &str) -> bool {
+        [self.name.as_str(), &self.path, &self.id.to_string()].contains(&text)
+            || self.hosted.ids.iter().any(|id| id.eq_ignore_ascii_case(text))
     }
 
     /// Tells whether the source says that the guest is a Windows.

@@ -172,6 +172,8 @@ impl<'a> VmInput<'a> {
             hosted,
         } = vm;
         let Hosted {
+            // Selects the VM, whose identity is part of the input.
+            ids: _,
             suspended,
             deaf,
             question,

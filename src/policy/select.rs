@@ -31,6 +31,8 @@ struct Index<'a> {
     names: HashMap<&'a str, Vec<&'a Arc<Vm>>>,
     paths: HashMap<&'a str, Vec<&'a Arc<Vm>>>,
     ids: HashMap<&'a SourceVm, Vec<&'a Arc<Vm>>>,
+    /// By what the source calls them besides.
+    other: HashMap<&'a str, Vec<&'a Arc<Vm>>>,
 }
 
 impl<'a> Lookup<'a> {
@@ -51,7 +53,10 @@ impl<'a> Lookup<'a> {
             Selector::Name(name) => {
                 index.paths.get(name.as_str()).or_else(|| index.names.get(name.as_str()))
             }
-            Selector::Id(id) => id.parse::<SourceVm>().ok().and_then(|id| index.ids.get(&id)),
+            Selector::Id(id) => match id.parse::<SourceVm>() {
+                Ok(id) => index.ids.get(&id),
+                Err(_) => index.other.get(id.to_ascii_lowercase().as_str()),
+            },
         };
         let mut found = found.cloned().unwrap_or_default();
         if found.len() > 1 {
@@ -100,6 +105,9 @@ impl<'a> Index<'a> {
             index.names.entry(vm.name.as_str()).or_default().push(vm);
             index.paths.entry(vm.path.as_str()).or_default().push(vm);
             index.ids.entry(&vm.id).or_default().push(vm);
+            for id in &vm.hosted.ids {
+                index.other.entry(id).or_default().push(vm);
+            }
         }
         index
     }

@@ -205,13 +205,17 @@ impl Told {
                 .map(|card| Nic { network: name(&card.network), mac: card.mac.clone() })
                 .collect(),
             claim: self.claim(),
-            hosted: self.hosted(hardware),
+            hosted: self.hosted(around.id, hardware),
         })
     }
 
-    fn hosted(&self, hardware: &Hardware) -> Hosted {
+    fn hosted(&self, id: &str, hardware: &Hardware) -> Hosted {
+        let uuids = self.instance_uuid.iter().chain(&self.bios_uuid);
+        let mut ids: Vec<String> = std::iter::once(id.to_owned()).chain(uuids.cloned()).collect();
+        ids.dedup();
         let shared = hardware.disks.iter().filter(|disk| disk.is_shared);
         Hosted {
+            ids,
             suspended: self.power.as_deref() == Some("suspended"),
             deaf: self.power.as_deref() == Some("poweredOn") && !self.tools_run,
             question: self.question.clone(),

@@ -157,12 +157,13 @@ pub enum PlanType {
     { "required": ["uuid"], "properties": { "uuid": { "type": "string" } } }
 ]))]
 pub struct PlanVm {
-    /// Its name or path in the source's inventory. For an OVA the name of the virtual system, or `FILE.ova/SYSTEM`.
+    /// Its name or path in the source's inventory: at a vCenter `DATACENTER/vm/FOLDER/NAME`, for an OVA the name of the virtual
+    /// system, or `FILE.ova/SYSTEM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     #[schemars(extend("examples" = ["web-01"]))]
     pub name: Option<String>,
-    /// Its identifier at the source. For an OVA `ova:HASH/SYSTEM`, as reports show it.
+    /// Its identifier at the source: of a vCenter `vm-123`, for an OVA `ova:HASH/SYSTEM`, as reports show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     #[schemars(extend("examples" = ["ova:9f2c…/web-01"]))]
@@ -175,9 +176,9 @@ pub struct PlanVm {
     /// Overrides the plan's `targetPowerState`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_power_state: Option<TargetPowerState>,
-    /// Its instance UUID.
+    /// Its instance UUID, or its BIOS UUID where no other VM has the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-ferry-later" = true), length(min = 1))]
+    #[schemars(length(min = 1))]
     #[schemars(extend("examples" = ["5029c9ab-25a0-4c4f-8a6d-2f1f3a1a4b10"]))]
     pub uuid: Option<String>,
     /// What runs before and after this VM, instead of the plan's hooks.

@@ -328,7 +328,6 @@ fn what_a_document_can_say_wrong() {
             p.yaml:10:14: `spec.onFailure` cannot be a truth value: one of `keep`, `delete` [FY0208] … hint: `ferry explain Plan.onFailure` says what belongs here
             p.yaml:12:5: `spec.vms[0]` needs exactly one of `name`, `id`, `uuid` [FY0210] … hint: `ferry explain Plan.vms` says what belongs here
             p.yaml:14:5: `spec.vms[1]` needs exactly one of `name`, `id`, `uuid` [FY0210] … hint: `ferry explain Plan.vms` says what belongs here
-            p.yaml:15:5: the field `uuid` is not supported yet [FY0302] … hint: remove it
             p.yaml:16:11: `spec.vms[3].name` is a number, expected text [FY0207] … hint: put quotes around it
             p.yaml:18:17: `spec.vms[4].targetName` is not written as an RFC 1123 label: lower-case letters, digits and `-`, with a letter or digit at both ends [FY0209] … hint: `ferry explain Plan.vms.targetName` says what belongs here
             p.yaml:19:23: `spec.vms[4].targetPowerState` cannot be `up`: one of `auto`, `on`, `off` [FY0208] … hint: `ferry explain Plan.vms.targetPowerState` says what belongs here
