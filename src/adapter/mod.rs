@@ -16,4 +16,5 @@ pub mod secret;
 pub mod source;
 pub mod store;
 pub mod vsphere;
+pub mod vddk;
 pub mod worker;

@@ -106,7 +106,8 @@ impl Disk {
         let length = usize::try_from(length).expect("32 bits fit");
         // SAFETY: So many blocks stand there, until they are freed.
         let blocks = unsafe { slice::from_raw_parts(first.cast::<raw::VixDiskLibBlock>(), length) };
-        let block = |block: &raw::VixDiskLibBlock| Block { start: block.offset, count: block.length };
+        let block =
+            |block: &raw::VixDiskLibBlock| Block { start: block.offset, count: block.length };
         let blocks = blocks.iter().map(block).collect();
         // SAFETY: It comes from `QueryAllocatedBlocks` and is not used any more.
         let freed = unsafe { functions.VixDiskLib_FreeBlockList(list) };
@@ -136,7 +137,8 @@ impl Disk {
         };
         if u32::from(code(issued)) != raw::VIX_ASYNC {
             // A request that reads as accepted and answered at once is none: nobody said that the buffer is filled.
-            let error = if code(issued) == 0 { raw::VixError::from(raw::VIX_ASYNC) } else { issued };
+            let error =
+                if code(issued) == 0 { raw::VixError::from(raw::VIX_ASYNC) } else { issued };
             // SAFETY: The request was not accepted, so no other answer comes.
             unsafe { answered(data, error) }
         }

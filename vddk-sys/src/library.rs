@@ -85,7 +85,8 @@ impl Library {
         });
         let functions = functions.map_err(|error| LoadError::Refused {
             file: file.clone(),
-            reason: std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string),
+            reason: std::error::Error::source(&error)
+                .map_or(error.to_string(), ToString::to_string),
         })?;
         if let Some(symbol) = missing(&functions) {
             return Err(LoadError::TooOld { file, symbol });

@@ -134,7 +134,13 @@ impl Library {
         // without a configuration file the library looks for the machine's.
         let started = unsafe {
             self.functions.VixDiskLib_InitEx(
-                API.0, API.1, info, warning, panic, folder.as_ptr(), ptr::null(),
+                API.0,
+                API.1,
+                info,
+                warning,
+                panic,
+                folder.as_ptr(),
+                ptr::null(),
             )
         };
         // One that refused to start has nothing to end.
@@ -267,9 +273,12 @@ const OWN_WORDS: usize = 64;
 
 impl Parameters {
     fn new(session: &Session, login: &Login<'_>) -> Result<Self, VddkError> {
-        let Login { server, port, user, credential, thumbprint, vm, snapshot: _, transports: _ } = *login;
+        let Login { server, port, user, credential, thumbprint, vm, snapshot: _, transports: _ } =
+            *login;
         let (kind, cookie, password) = match credential {
-            Credential::Password(password) => (raw::VixDiskLibCredType::VIXDISKLIB_CRED_UID, "", password),
+            Credential::Password(password) => {
+                (raw::VixDiskLibCredType::VIXDISKLIB_CRED_UID, "", password)
+            }
             Credential::Session { cookie, password } => {
                 (raw::VixDiskLibCredType::VIXDISKLIB_CRED_SESSIONID, cookie, password)
             }

@@ -150,7 +150,7 @@ extern "C" fn VixDiskLib_ConnectEx(
 extern "C" fn VixDiskLib_Disconnect(connection: VixDiskLibConnection) -> VixError {
     // SAFETY: It comes from ConnectEx and is not used any more, by the interface.
     let connection = unsafe { Arc::from_raw(connection.cast_const().cast::<Connection>()) };
-    if Arc::strong_count(&connection) > 1 {
+    if connection.disks.load(Ordering::SeqCst) > 0 {
         misuse("Disconnect with an open disk");
     }
     Session::get().connections.fetch_sub(1, Ordering::SeqCst);
@@ -183,6 +183,7 @@ extern "C" fn VixDiskLib_Open(
     match connection.find(&path) {
         Ok((file, sectors)) => {
             session.say(Level::Info, &format!("NBD_ClientOpen: opened {path}"));
+            connection.disks.fetch_add(1, Ordering::SeqCst);
             let disk = Arc::into_raw(Arc::new(Disk::new(file, sectors, connection)));
             // SAFETY: By the interface there is room for the answer.
             unsafe { out.write(disk.cast_mut().cast()) };
@@ -203,6 +204,7 @@ extern "C" fn VixDiskLib_Close(handle: VixDiskLibHandle) -> VixError {
     let disk = disk(handle);
     let _call = disk.call("Close");
     disk.close();
+    disk.connection.disks.fetch_sub(1, Ordering::SeqCst);
     // SAFETY: It comes from Open and is not used any more, by the interface.
     unsafe { Arc::decrement_strong_count(handle.cast_const().cast::<Disk>()) };
     0
@@ -214,7 +216,10 @@ extern "C" fn VixDiskLib_GetTransportMode(handle: VixDiskLibHandle) -> *const c_
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn VixDiskLib_GetInfo(handle: VixDiskLibHandle, out: *mut *mut VixDiskLibInfo) -> VixError {
+extern "C" fn VixDiskLib_GetInfo(
+    handle: VixDiskLibHandle,
+    out: *mut *mut VixDiskLibInfo,
+) -> VixError {
     let disk = disk(handle);
     let _call = disk.call("GetInfo");
     let info = VixDiskLibInfo {

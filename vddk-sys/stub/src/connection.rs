@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use serde::Deserialize;
 use vddk_sys::raw::{VixDiskLibConnectParams, VixDiskLibCredType};
@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     pub(crate) transport: &'static CStr,
     /// Everything fails from here on.
     pub(crate) lost: AtomicBool,
+    /// How many disks are open over it.
+    pub(crate) disks: AtomicUsize,
 }
 
 /// An error of the library.
@@ -62,7 +64,9 @@ impl Connection {
         let session = Session::get();
         let simulated = simulated(session)?;
         let own = is_out(Kind::ConnectParams, std::ptr::from_ref(parameters).addr());
-        if !own && !session.config.without.iter().any(|name| name.ends_with("AllocateConnectParams")) {
+        if !own
+            && !session.config.without.iter().any(|name| name.ends_with("AllocateConnectParams"))
+        {
             misuse("ConnectEx with parameters that AllocateConnectParams did not make");
         }
         text(parameters.serverName, "serverName");
@@ -96,13 +100,14 @@ impl Connection {
         if !simulated.disks.iter().any(|disk| disk.vm == vm && disk.snapshot == snapshot) {
             return Err(SNAPSHOT_NOTFOUND);
         }
-        let first = transports.as_deref().and_then(|modes| modes.split(':').find(|mode| *mode != "file"));
+        let first =
+            transports.as_deref().and_then(|modes| modes.split(':').find(|mode| *mode != "file"));
         let transport = match first {
             Some("nbd") => c"nbd",
             _ => c"nbdssl",
         };
-        let (vm, lost) = (vm.to_owned(), AtomicBool::new(false));
-        Ok(Self { vm, snapshot, thumbprint, transport, lost })
+        let (vm, lost, disks) = (vm.to_owned(), AtomicBool::new(false), AtomicUsize::new(0));
+        Ok(Self { vm, snapshot, thumbprint, transport, lost, disks })
     }
 
     /// Finds a disk: its file, and how many sectors it has.
@@ -112,9 +117,10 @@ impl Connection {
         if !self.thumbprint.eq_ignore_ascii_case(&simulated.thumbprint) {
             return Err(FAIL);
         }
-        let found = simulated.disks.iter().find(|disk| {
-            disk.vm == self.vm && disk.snapshot == self.snapshot && disk.path == path
-        });
+        let found = simulated
+            .disks
+            .iter()
+            .find(|disk| disk.vm == self.vm && disk.snapshot == self.snapshot && disk.path == path);
         let disk = found.ok_or(FILE_NOT_FOUND)?;
         let file = File::open(session.config.sim.join(&disk.file)).map_err(|_| FILE_NOT_FOUND)?;
         Ok((file, disk.capacity / 512))

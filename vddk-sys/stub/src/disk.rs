@@ -84,7 +84,12 @@ impl Disk {
     }
 
     /// Returns what holds data of a range of sectors, rounded out to chunks, as starts and counts.
-    pub(crate) fn allocated(&self, start: u64, count: u64, chunk: u64) -> Result<Vec<(u64, u64)>, Refusal> {
+    pub(crate) fn allocated(
+        &self,
+        start: u64,
+        count: u64,
+        chunk: u64,
+    ) -> Result<Vec<(u64, u64)>, Refusal> {
         let session = Session::get();
         std::thread::sleep(std::time::Duration::from_micros(session.config.query_micros));
         let aligned = chunk >= 128 && start.is_multiple_of(chunk) && count.is_multiple_of(chunk);
@@ -153,7 +158,8 @@ impl Request {
         let memory = session.config.nfc_memory_bytes;
         let flying = ON_THEIR_WAY.fetch_add(count * 512, Ordering::SeqCst) + count * 512;
         if memory > 0 && flying > memory {
-            let line = format!("NFC error 5: Failed to allocate the requested {} bytes", count * 512 + 24);
+            let line =
+                format!("NFC error 5: Failed to allocate the requested {} bytes", count * 512 + 24);
             session.say(Level::Warning, &line);
             verdict = Some(Does::Error(OUT_OF_MEMORY));
         }
@@ -165,7 +171,14 @@ impl Request {
         // Who calls `Read` waits there.
         waiting.1 &= matches!(asker, Asker::Waiting(_));
         drop(waiting);
-        Self { disk: Arc::clone(disk), start, count, buffer: buffer.expose_provenance(), asker, verdict }
+        Self {
+            disk: Arc::clone(disk),
+            start,
+            count,
+            buffer: buffer.expose_provenance(),
+            asker,
+            verdict,
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -192,7 +205,10 @@ impl Request {
                 let Some(callback) = callback else { misuse("ReadAsync without a callback") };
                 // SAFETY: It was given for this, once, with its data.
                 unsafe {
-                    callback(std::ptr::with_exposed_provenance_mut::<c_void>(data), VixError::from(result));
+                    callback(
+                        std::ptr::with_exposed_provenance_mut::<c_void>(data),
+                        VixError::from(result),
+                    );
                 }
             }
         }

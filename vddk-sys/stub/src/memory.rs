@@ -46,7 +46,9 @@ pub(crate) fn take_back(kind: Kind, memory: *mut c_void) {
             unsafe { dealloc(memory.cast(), layout) }
         }
         Some((was, _)) => misuse(&format!("a {was:?} is freed as a {kind:?}")),
-        None => misuse(&format!("what is freed as a {kind:?} was never handed out, or twice freed")),
+        None => {
+            misuse(&format!("what is freed as a {kind:?} was never handed out, or twice freed"))
+        }
     }
 }
 

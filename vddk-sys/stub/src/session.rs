@@ -45,7 +45,9 @@ impl Session {
         let file = folder.join(FILE);
         let config = std::fs::read(&file)
             .map_err(|error| error.to_string())
-            .and_then(|text| serde_json::from_slice::<Config>(&text).map_err(|error| error.to_string()))
+            .and_then(|text| {
+                serde_json::from_slice::<Config>(&text).map_err(|error| error.to_string())
+            })
             .map_err(|error| format!("{}: {error}", file.display()))?;
         let session = Self {
             wire: Wire::start(&config),

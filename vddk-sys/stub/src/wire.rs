@@ -1,7 +1,7 @@
 //! The way to the server and back: how long it takes, and who is answered when.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,8 @@ impl Wire {
         };
         let mut at = begin + self.round_trip;
         if self.bytes_per_second > 0 {
-            let nanos = u128::from(request.bytes()) * 1_000_000_000 / u128::from(self.bytes_per_second);
+            let nanos =
+                u128::from(request.bytes()) * 1_000_000_000 / u128::from(self.bytes_per_second);
             let carried = Duration::from_nanos(u64::try_from(nanos).expect("less than centuries"));
             at = at.max(state.link_free) + carried;
             state.link_free = at;
