@@ -25,6 +25,8 @@ fn bind() {
         .formatter(bindgen::Formatter::Prettyplease)
         .generate()
         .expect("libclang and its headers are there, and the header is sound");
-    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    bindings.write_to_file(out.join("bindings.rs")).expect("the build's folder can be written to");
+    #[expect(clippy::disallowed_methods, reason = "cargo tells a build script so where to write")]
+    let out = std::env::var_os("OUT_DIR").expect("cargo sets it");
+    let file = std::path::Path::new(&out).join("bindings.rs");
+    bindings.write_to_file(file).expect("the build's folder can be written to");
 }

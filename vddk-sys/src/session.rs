@@ -194,7 +194,7 @@ pub struct Login<'a> {
 /// A connection to a server, for one disk of one VM.
 pub struct Connection {
     pub(crate) session: Session,
-    connection: VixDiskLibConnection,
+    handle: VixDiskLibConnection,
     parameters: Parameters,
 }
 
@@ -225,7 +225,7 @@ impl Session {
             )
         };
         self.0.check("ConnectEx", connected)?;
-        Ok(Connection { session: self.clone(), connection, parameters })
+        Ok(Connection { session: self.clone(), handle: connection, parameters })
     }
 }
 
@@ -238,7 +238,7 @@ impl Connection {
         // SAFETY: The connection is open, the path a C string, and this is the thread that opens and closes.
         let opened = unsafe {
             functions.VixDiskLib_Open(
-                self.connection,
+                self.handle,
                 path.as_ptr().cast(),
                 raw::VIXDISKLIB_FLAG_OPEN_READ_ONLY,
                 &raw mut handle,
@@ -251,15 +251,15 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Self { session, connection, parameters: _freed_after_it } = self;
+        let Self { session, handle, parameters: _freed_after_it } = self;
         // SAFETY: It is open, and its disk, which held it, is closed.
-        let ended = unsafe { session.0.functions().VixDiskLib_Disconnect(*connection) };
+        let ended = unsafe { session.0.functions().VixDiskLib_Disconnect(*handle) };
         // Whatever it says, it is not used any more.
         let _ = ended;
     }
 }
 
-/// What ConnectEx takes, with the texts that it points to.
+/// What `ConnectEx` takes, with the texts that it points to.
 struct Parameters {
     session: Session,
     pointer: *mut VixDiskLibConnectParams,
