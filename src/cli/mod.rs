@@ -22,6 +22,7 @@ mod run;
 pub mod schema;
 pub mod settings;
 mod signals;
+mod sim;
 mod status;
 mod verify;
 mod window;
@@ -115,6 +116,7 @@ enum Command {
     Claim(claim::Arguments),
     Adopt(adopt::Arguments),
     Doctor(doctor::Arguments),
+    Sim(sim::Arguments),
     Explain(explain::Explain),
     Schema(schema::Schema),
     Completions(completions::Completions),
@@ -161,6 +163,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Claim(arguments) => claim::run(&global, arguments),
         Command::Adopt(arguments) => adopt::run(&global, arguments),
         Command::Doctor(arguments) => doctor::run(&global, arguments),
+        Command::Sim(arguments) => sim::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
         Command::Completions(arguments) => completions::run(arguments, Arguments::command()),

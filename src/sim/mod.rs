@@ -39,6 +39,7 @@ mod repo;
 pub(crate) mod script;
 mod source;
 mod target;
+pub mod vsphere;
 mod worker;
 
 pub use chance::FaultPlan;
