@@ -15,6 +15,6 @@ pub mod ova;
 pub mod secret;
 pub mod source;
 pub mod store;
-pub mod vsphere;
 pub mod vddk;
+pub mod vsphere;
 pub mod worker;

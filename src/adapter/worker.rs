@@ -85,8 +85,14 @@ impl Subprocesses {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the data plane runs in a process of its own")]
-    fn spawn(&self, run: &RunId) -> Result<Child, PortError> {
-        let child = Command::new(&self.program)
+    fn spawn(&self, job: &Job) -> Result<Child, PortError> {
+        let run = job.run();
+        let mut command = Command::new(&self.program);
+        if let Some(library) = job.library() {
+            // It loads its own parts by their names, which no other process may ever find.
+            command.env("LD_LIBRARY_PATH", format!("{library}/lib64"));
+        }
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -115,7 +121,7 @@ impl Workers for Subprocesses {
             return Ok(());
         }
         let run = job.run().clone();
-        let mut child = self.spawn(&run)?;
+        let mut child = self.spawn(&job)?;
         let input = child.stdin.take().expect("asked for as a pipe");
         let output = child.stdout.take().expect("asked for as a pipe");
         let log = child.stderr.take().expect("asked for as a pipe");

@@ -70,6 +70,11 @@ impl Machine {
         Self::new(settings, Box::new(|| {}))
     }
 
+    /// Calls the waker whenever something changed at a source that tells.
+    pub(super) fn watch_sources(&self, waker: impl Fn() + Send + Sync + 'static) {
+        self.source.vsphere.watch(waker);
+    }
+
     /// Returns the ports.
     pub(super) fn world(&self) -> World<'_> {
         World {

@@ -60,6 +60,8 @@ pub(super) fn reconcile(settings: &Settings, until: Until) -> anyhow::Result<Exi
     let look = sender.clone();
     let watch = match until {
         Until::Stopped => {
+            let changed = sender.clone();
+            machine.watch_sources(move || drop(changed.send(Event::Look)));
             let watch = machine.repo.watch(move || drop(look.send(Event::Look)));
             Some(watch.map_err(|error| anyhow::anyhow!("cannot watch the repository: {error}"))?)
         }

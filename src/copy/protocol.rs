@@ -42,6 +42,14 @@ impl Job {
             Self::Convert(job) => &job.run,
         }
     }
+
+    /// Returns the folder of the library of VMware that it may need.
+    pub fn library(&self) -> Option<&str> {
+        match self {
+            Self::Copy(job) => job.access.as_ref()?.library.as_deref(),
+            Self::Convert(_) => None,
+        }
+    }
 }
 
 /// The disks of one VM, copied.

@@ -37,6 +37,8 @@ mod sandbox;
 mod shop;
 mod story;
 mod tidy;
+#[cfg(feature = "peers")]
+mod vcsim;
 mod watching;
 #[cfg(feature = "peers")]
 mod web01;

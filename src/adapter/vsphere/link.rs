@@ -54,6 +54,7 @@ pub(super) struct Link {
     origin: String,
     /// `/sdk`.
     path: String,
+    host: (String, u16),
     seen: Arc<Mutex<Option<Fingerprints>>>,
 }
 
@@ -103,7 +104,13 @@ impl Link {
         let connector = TcpConnector::default().chain(secured);
         let agent = Agent::with_parts(config, connector, DefaultResolver::default());
         let origin = format!("https://{}", parts.authority());
-        Ok(Self { agent, origin, path: parts.path, seen })
+        let host = (parts.host, parts.port.unwrap_or(443));
+        Ok(Self { agent, origin, path: parts.path, host, seen })
+    }
+
+    /// Returns the host's name or address, and the port.
+    pub(super) fn host(&self) -> (String, u16) {
+        self.host.clone()
     }
 
     /// Returns `https://HOST:PORT`.

@@ -11,6 +11,7 @@ mod claim;
 mod collector;
 mod device;
 mod flat;
+mod follow;
 mod images;
 mod inventory;
 mod lease;
@@ -22,12 +23,14 @@ mod tls;
 mod vm;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
 use crate::adapter::vsphere::claim::{CLAIM, MIGRATED, Mark};
 use crate::adapter::vsphere::collector::Wish;
+use crate::adapter::vsphere::follow::follow;
 use crate::adapter::vsphere::inventory::{Inventory, Terms};
 use crate::adapter::vsphere::link::Failure;
 use crate::adapter::vsphere::session::{Service, Session, time};
@@ -66,12 +69,27 @@ pub struct Means {
 }
 
 /// The servers of vSphere.
-#[derive(Debug)]
 pub struct VsphereSource {
     instance: Instance,
     means: Means,
     /// One session for each server.
     servers: Mutex<BTreeMap<Arc<VsphereSite>, Arc<Server>>>,
+    waker: OnceLock<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for VsphereSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VsphereSource").field("means", &self.means).finish_non_exhaustive()
+    }
+}
+
+impl Drop for VsphereSource {
+    /// A thread that waits for news holds its server until it hears something.
+    fn drop(&mut self) {
+        for server in self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+            server.session.log_out();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,7 +103,12 @@ struct Server {
 impl VsphereSource {
     /// Connects to nothing yet. The instance signs the marks.
     pub fn new(instance: Instance, means: Means) -> Self {
-        Self { instance, means, servers: Mutex::default() }
+        Self { instance, means, servers: Mutex::default(), waker: OnceLock::new() }
+    }
+
+    /// Calls the waker from another thread whenever something changed at a server that is looked at from now on.
+    pub fn watch(&self, waker: impl Fn() + Send + Sync + 'static) {
+        let _ = self.waker.set(Arc::new(waker));
     }
 
     /// Makes out how a site is reached, where the settings allow it (safety rule 23).
@@ -159,6 +182,9 @@ impl VsphereSource {
             inventory: Mutex::default(),
         });
         servers.insert(site.clone(), server.clone());
+        if let Some(waker) = self.waker.get() {
+            follow(&server, waker.clone());
+        }
         Ok(server)
     }
 

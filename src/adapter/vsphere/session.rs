@@ -58,6 +58,8 @@ pub(super) struct Session {
 struct State {
     service: Option<Service>,
     cookie: Option<String>,
+    /// Whether it was given back for good.
+    closed: bool,
     /// How often it was logged in: what the server keeps for a session ends with it.
     logins: u64,
     /// What the refused password hashes to.
@@ -107,6 +109,17 @@ impl Session {
         }
     }
 
+    /// Gives the session back, where that works at once: servers count them.
+    pub(super) fn log_out(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let manager = state.service.as_ref().and_then(|service| service.session_manager.clone());
+        if let (Some(cookie), Some(manager)) = (state.cookie.take(), manager) {
+            let request = Request::new("Logout", &manager);
+            let _ = self.link.call(&request, &state.version(), Some(&cookie), LOGOUT_TIMEOUT);
+        }
+    }
+
     /// Calls a method, logged in.
     pub(super) fn call(&self, request: &Request) -> Result<Element, Failure> {
         self.call_within(request, TIMEOUT)
@@ -135,6 +148,9 @@ impl Session {
     fn log_in(&self, state: &mut State) -> Result<(), PortError> {
         if state.cookie.is_some() {
             return Ok(());
+        }
+        if state.closed {
+            return Err(PortError::passing("the session was given back", "nothing: ferry ends"));
         }
         if state.service.is_none() {
             let request = Request::new(
@@ -260,14 +276,8 @@ impl State {
 }
 
 impl Drop for Session {
-    /// Sessions are counted by a server: one that is not needed any more is given back, where that works at once.
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let manager = state.service.as_ref().and_then(|service| service.session_manager.clone());
-        if let (Some(cookie), Some(manager)) = (&state.cookie, manager) {
-            let request = Request::new("Logout", &manager);
-            let _ = self.link.call(&request, &state.version(), Some(cookie), LOGOUT_TIMEOUT);
-        }
+        self.log_out();
     }
 }
 
