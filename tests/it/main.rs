@@ -31,6 +31,8 @@ mod nbd;
 mod peers;
 mod project;
 #[cfg(feature = "peers")]
+mod pyvmomi;
+#[cfg(feature = "peers")]
 mod remote;
 mod samples;
 mod sandbox;

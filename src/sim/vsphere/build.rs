@@ -368,8 +368,8 @@ impl Builder<'_> {
         });
         let created = self.now;
         let mut machine = Machine {
-            uuid: uuid.clone(),
-            instance_uuid: instance_uuid.clone(),
+            uuid,
+            instance_uuid,
             power: spec.power,
             connection: spec.connection,
             booted: (spec.power == Power::On).then_some(created),
@@ -390,7 +390,6 @@ impl Builder<'_> {
             snapshots: Vec::new(),
             snapshots_made: 0,
             question: spec.question.clone(),
-            lease: None,
             recent_tasks: Vec::new(),
             power_changes: 0,
             api_before_6_7: is_before_6_7(&self.scenario.api_version),
@@ -401,10 +400,6 @@ impl Builder<'_> {
         self.add(&me, name, &folder, Entity::Vm(Box::new(machine)));
         for owner in [&host, &pool].into_iter().chain(&datastores).chain(&networks) {
             self.inventory.link(owner, &me);
-        }
-        self.inventory.by_uuid.insert(uuid, me.clone());
-        if !instance_uuid.is_empty() {
-            self.inventory.by_uuid.insert(format!("instance {instance_uuid}"), me);
         }
         Ok(())
     }
@@ -424,7 +419,7 @@ impl Builder<'_> {
 
     /// Makes the snapshots that a VM has from the start. Tracking begins with the first of them.
     fn snapshots(&mut self, machine: &mut Machine, spec: &VmSpec, vm: &Ref) {
-        if machine.change_tracking && machine.power == Power::On {
+        if machine.change_tracking {
             machine.begin_tracking(|disk| {
                 seeded_tracking(self.scenario.seed, &format!("tracking {} {disk}", vm.id))
             });
@@ -611,7 +606,6 @@ impl Builder<'_> {
             }),
             generated,
             connected: spec.connected,
-            network: network.clone(),
             network_name: spec.network.clone(),
             backing,
         }

@@ -106,6 +106,13 @@ impl Store {
         Ok(())
     }
 
+    /// Returns a larger one with the same content.
+    fn grown(&mut self, content: &Content, capacity: u64) -> io::Result<Arc<Content>> {
+        let grown = self.make(capacity)?;
+        copy(&content.file, content.capacity, &grown.file)?;
+        Ok(Arc::new(grown))
+    }
+
     fn make(&mut self, capacity: u64) -> io::Result<Content> {
         let path = self.folder.join("disks").join(format!("{}.raw", self.made));
         self.made += 1;
@@ -249,6 +256,16 @@ impl Disk {
             let blocks = at / BLOCK..=(at + length - 1) / BLOCK;
             tracking.written.entry(tracking.sequence).or_default().extend(blocks);
         }
+        Ok(())
+    }
+
+    /// Becomes larger.
+    pub(super) fn grow(&mut self, store: &mut Store, capacity: u64) -> io::Result<()> {
+        if capacity < self.capacity || !capacity.is_multiple_of(512) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "disks only grow, by sectors"));
+        }
+        self.content = store.grown(&self.content, capacity)?;
+        self.capacity = capacity;
         Ok(())
     }
 

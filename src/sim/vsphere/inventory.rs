@@ -94,13 +94,11 @@ pub(super) struct Inventory {
     pub(super) root: Ref,
     /// Counts changes.
     revision: u64,
-    /// Objects that are gone, and when.
-    pub(super) by_uuid: BTreeMap<String, Ref>,
 }
 
 impl Inventory {
     pub(super) fn new(root: Ref) -> Self {
-        Self { objects: BTreeMap::new(), root, revision: 0, by_uuid: BTreeMap::new() }
+        Self { objects: BTreeMap::new(), root, revision: 0 }
     }
 
     pub(super) fn revision(&self) -> u64 {

@@ -56,8 +56,6 @@ pub(super) struct Machine {
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) snapshots_made: u32,
     pub(super) question: Option<String>,
-    /// The export that holds it.
-    pub(super) lease: Option<Ref>,
     pub(super) recent_tasks: Vec<Ref>,
     /// Counts power changes, so that a slow guest does not go off after it was started again.
     pub(super) power_changes: u64,
@@ -75,7 +73,6 @@ pub(super) struct Nic {
     pub(super) mac: String,
     pub(super) generated: bool,
     pub(super) connected: bool,
-    pub(super) network: Ref,
     pub(super) network_name: String,
     pub(super) backing: Data,
 }
@@ -299,7 +296,10 @@ impl Machine {
     }
 
     fn tools_words(&self) -> [&'static str; 3] {
-        let running = if self.tools_run() { "guestToolsRunning" } else { "guestToolsNotRunning" };
+        let running = match self.power {
+            Power::On => self.spec.tools.wire(),
+            Power::Off | Power::Suspended => Tools::NotRunning.wire(),
+        };
         match (self.spec.tools, self.tools_run()) {
             (Tools::NotInstalled, _) => ["toolsNotInstalled", "guestToolsNotInstalled", running],
             (_, true) => ["toolsOk", "guestToolsCurrent", running],

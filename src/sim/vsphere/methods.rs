@@ -1,11 +1,18 @@
 //! The methods that the server knows: on what, with which parameters, and who answers.
 
 use super::collector;
+use super::event;
 use super::fault::Fault;
 use super::inventory::is_a;
+use super::lease;
+use super::power;
+use super::reconfigure;
 use super::scenario::Scenario;
+use super::search;
 use super::session;
+use super::snapshot;
 use super::soap::{Part, Shape, check, many, may, must, some};
+use super::task;
 use super::updates;
 use super::value::{Data, Ref, Value, list, time};
 use super::view;
@@ -37,6 +44,8 @@ pub(super) struct Call<'a> {
     pub(super) since: std::time::Duration,
     /// Names the request; a waiting one is asked again with the same number.
     pub(super) number: u64,
+    /// Whether it is asked for the first time.
+    pub(super) is_first: bool,
 }
 
 /// What a method answers.
@@ -90,6 +99,51 @@ const HTTP_TICKET: Shape = Shape::OneOf(&[(
     "SessionManagerHttpServiceRequestSpec",
     &[may("method", TEXT), must("url", TEXT)],
 )]);
+/// The fields that the server understands; others are refused by name.
+const CONFIG: Shape = Shape::Of(&[
+    may("changeVersion", TEXT),
+    may("name", TEXT),
+    may("annotation", TEXT),
+    many("deviceChange", Shape::Of(&[must("operation", TEXT), must("device", Shape::Any)])),
+    many("extraConfig", Shape::Of(&[must("key", TEXT), may("value", TEXT)])),
+    may("changeTrackingEnabled", TEXT),
+]);
+const EVENTS: Shape = Shape::Of(&[
+    may("entity", Shape::Of(&[must("entity", REF), must("recursion", TEXT)])),
+    may("time", Shape::Of(&[may("beginTime", TEXT), may("endTime", TEXT)])),
+    may("disableFullMessage", TEXT),
+    many("type", TEXT),
+    many("eventTypeId", TEXT),
+    may("maxCount", TEXT),
+]);
+
+/// What a user can be allowed to do, as far as a migration needs it.
+pub(super) const PRIVILEGES: &[&str] = &[
+    "Cryptographer.Access",
+    "Cryptographer.Decrypt",
+    "Datastore.Browse",
+    "Datastore.FileManagement",
+    "Global.CancelTask",
+    "Global.DisableMethods",
+    "Global.EnableMethods",
+    "Sessions.ValidateSession",
+    "System.Anonymous",
+    "System.Read",
+    "System.View",
+    "VApp.Export",
+    "VirtualMachine.Config.AdvancedConfig",
+    "VirtualMachine.Config.ChangeTracking",
+    "VirtualMachine.Config.DiskLease",
+    "VirtualMachine.Config.EditDevice",
+    "VirtualMachine.Interact.DeviceConnection",
+    "VirtualMachine.Interact.PowerOff",
+    "VirtualMachine.Interact.PowerOn",
+    "VirtualMachine.Provisioning.DiskRandomAccess",
+    "VirtualMachine.Provisioning.DiskRandomRead",
+    "VirtualMachine.Provisioning.GetVmFiles",
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+];
 
 /// Makes a row of the table.
 const fn on(
@@ -167,6 +221,131 @@ pub(super) static METHODS: &[Method] = &[
     ),
     on("ManagedObject", "Fetch", None, &[must("prop", TEXT)], collector::fetch),
     on("View", "DestroyView", VIEW, &[], view::destroy),
+    on(
+        "PropertyCollector",
+        "CreateFilter",
+        VIEW,
+        &[must("spec", Shape::Of(&FILTER)), must("partialUpdates", TEXT)],
+        updates::create_filter,
+    ),
+    on(
+        "PropertyCollector",
+        "WaitForUpdatesEx",
+        VIEW,
+        &[may("version", TEXT), may("options", WAIT)],
+        updates::wait,
+    ),
+    on("PropertyCollector", "CancelWaitForUpdates", VIEW, &[], updates::cancel),
+    on("PropertyCollector", "CreatePropertyCollector", VIEW, &[], updates::create_collector),
+    on("PropertyCollector", "DestroyPropertyCollector", VIEW, &[], updates::destroy_collector),
+    on("PropertyFilter", "DestroyPropertyFilter", VIEW, &[], updates::destroy_filter),
+    on(
+        "SearchIndex",
+        "FindByUuid",
+        VIEW,
+        &[
+            may("datacenter", REF),
+            must("uuid", TEXT),
+            must("vmSearch", TEXT),
+            may("instanceUuid", TEXT),
+        ],
+        search::by_uuid,
+    ),
+    on("SearchIndex", "FindByInventoryPath", VIEW, &[must("inventoryPath", TEXT)], search::by_path),
+    on(
+        "AuthorizationManager",
+        "HasPrivilegeOnEntities",
+        VIEW,
+        &[some("entity", REF), must("sessionId", TEXT), many("privId", TEXT)],
+        search::has_privileges,
+    ),
+    on(
+        "AuthorizationManager",
+        "FetchUserPrivilegeOnEntities",
+        VIEW,
+        &[some("entities", REF), must("userName", TEXT)],
+        search::user_privileges,
+    ),
+    on(
+        "VirtualMachine",
+        "ReconfigVM_Task",
+        Some("VirtualMachine.Config.AdvancedConfig"),
+        &[must("spec", CONFIG)],
+        reconfigure::reconfigure,
+    ),
+    on(
+        "VirtualMachine",
+        "PowerOnVM_Task",
+        Some("VirtualMachine.Interact.PowerOn"),
+        &[may("host", REF)],
+        power::on,
+    ),
+    on(
+        "VirtualMachine",
+        "PowerOffVM_Task",
+        Some("VirtualMachine.Interact.PowerOff"),
+        &[],
+        power::off,
+    ),
+    on(
+        "VirtualMachine",
+        "ShutdownGuest",
+        Some("VirtualMachine.Interact.PowerOff"),
+        &[],
+        power::shutdown,
+    ),
+    on(
+        "VirtualMachine",
+        "CreateSnapshot_Task",
+        Some("VirtualMachine.State.CreateSnapshot"),
+        &[
+            must("name", TEXT),
+            may("description", TEXT),
+            must("memory", TEXT),
+            must("quiesce", TEXT),
+        ],
+        snapshot::create,
+    ),
+    on(
+        "VirtualMachineSnapshot",
+        "RemoveSnapshot_Task",
+        Some("VirtualMachine.State.RemoveSnapshot"),
+        &[must("removeChildren", TEXT), may("consolidate", TEXT)],
+        snapshot::remove,
+    ),
+    on(
+        "VirtualMachine",
+        "ConsolidateVMDisks_Task",
+        Some("VirtualMachine.State.RemoveSnapshot"),
+        &[],
+        snapshot::consolidate,
+    ),
+    on(
+        "VirtualMachine",
+        "QueryChangedDiskAreas",
+        Some("VirtualMachine.Provisioning.DiskRandomRead"),
+        &[
+            may("snapshot", REF),
+            must("deviceKey", TEXT),
+            must("startOffset", TEXT),
+            must("changeId", TEXT),
+        ],
+        snapshot::changed_areas,
+    ),
+    on("VirtualMachine", "ExportVm", Some("VApp.Export"), &[], lease::export_vm),
+    on(
+        "VirtualMachineSnapshot",
+        "ExportSnapshot",
+        Some("VApp.Export"),
+        &[],
+        lease::export_snapshot,
+    ),
+    on("HttpNfcLease", "HttpNfcLeaseProgress", VIEW, &[must("percent", TEXT)], lease::progress),
+    on("HttpNfcLease", "HttpNfcLeaseComplete", VIEW, &[], lease::complete),
+    on("HttpNfcLease", "HttpNfcLeaseAbort", VIEW, &[may("fault", Shape::Any)], lease::abort),
+    on("HttpNfcLease", "HttpNfcLeaseGetManifest", VIEW, &[], lease::manifest),
+    on("EventManager", "QueryEvents", VIEW, &[must("filter", EVENTS)], event::query),
+    on("Task", "CancelTask", Some("Global.CancelTask"), &[], task::cancel),
 ];
 
 /// Returns all managed types that references may name.
@@ -187,6 +366,8 @@ pub(super) fn managed_type(name: &str) -> Option<&'static str> {
         "HostSystem",
         "HttpNfcLease",
         "ManagedEntity",
+        "ManagedObject",
+        "ManagedObjectView",
         "Network",
         "OpaqueNetwork",
         "PropertyCollector",
@@ -291,6 +472,8 @@ impl World {
             || (of.kind == "VirtualMachineSnapshot"
                 && self.inventory.vm_of_snapshot(&of.id).is_some())
             || updates::exists(self, cookie, of)
+            || (of.kind == "Task" && self.tasks.contains_key(&of.id))
+            || (of.kind == "HttpNfcLease" && self.leases.contains_key(&of.id))
             || (of.kind == "ServiceInstance" && *of.id == *"ServiceInstance")
             || singletons(&self.scenario).iter().any(|(_, one)| one == of)
     }
@@ -318,6 +501,10 @@ impl World {
             ("SessionManager", "sessionList") => {
                 list("UserSession", self.sessions.open.values().map(|s| s.describe(user)))
             }
+            ("AuthorizationManager", "privilegeList") => search::privilege_list(),
+            ("TaskManager", "recentTask") => super::value::refs(self.tasks.values().map(|t| &t.me)),
+            ("EventManager", "latestEvent") => Value::Unset,
+            ("PropertyCollector", "filter") => Value::Unset,
             ("SessionManager", "defaultLocale") => "en".into(),
             ("CustomFieldsManager", "field") => super::entity::field_definitions(self),
             ("EventManager" | "TaskManager", "maxCollector") => super::value::int(32),
@@ -334,15 +521,30 @@ impl World {
     }
 }
 
+/// When a request came, its number, and whether it is asked for the first time.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) since: std::time::Duration,
+    pub(super) number: u64,
+    pub(super) is_first: bool,
+}
+
 /// Checks a request and lets its method answer.
 pub(super) fn dispatch(
     world: &mut World,
     cookie: Option<&str>,
     request: &Element,
-    since: (std::time::Duration, u64),
+    asked: Asked,
     script: (Option<Fault>, Option<Fault>),
 ) -> Result<Reply, Fault> {
-    let cookie = cookie.filter(|cookie| world.touch_session(cookie));
+    // Whoever waits does not keep the session open by it.
+    let cookie = cookie.filter(|cookie| {
+        if asked.is_first {
+            world.touch_session(cookie)
+        } else {
+            world.sessions.open.contains_key(*cookie)
+        }
+    });
     let this = request.children.first().filter(|first| first.name == "_this");
     let this = this.ok_or_else(|| Fault::invalid_request("_this is missing or not in front"))?;
     let resolved = world.resolve_for(cookie, this);
@@ -368,9 +570,9 @@ pub(super) fn dispatch(
         return Err(Fault::no_permission(&this, privilege));
     }
     check(method.name, &request.children[1..], method.parameters)?;
-    let (since, number) = since;
+    let Asked { since, number, is_first } = asked;
     let (missing, task) = script;
-    let call = Call { cookie, this, arguments: request, missing, task, since, number };
+    let call = Call { cookie, this, arguments: request, missing, task, since, number, is_first };
     (method.answer)(world, &call)
 }
 

@@ -17,20 +17,29 @@ mod collector;
 mod device;
 mod disk;
 mod entity;
+mod event;
 mod fault;
 mod files;
+mod hand;
 mod inventory;
+mod lease;
 mod machine;
 mod methods;
+mod power;
+mod reconfigure;
 mod scenario;
 mod scenario_vm;
+mod search;
 mod server;
 mod session;
 mod shared;
+mod snapshot;
 mod soap;
+mod task;
 mod updates;
 mod value;
 mod view;
+mod vmdk;
 mod world;
 
 use std::io;
@@ -45,6 +54,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 pub use build::BuildError;
+pub use hand::HandError;
 pub use scenario::{Scenario, ScenarioError};
 
 use crate::port::Clock;
@@ -184,6 +194,11 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
+}
+
+/// Returns the names of the methods that a server knows.
+pub fn method_names() -> impl Iterator<Item = &'static str> {
+    methods::METHODS.iter().map(|method| method.name)
 }
 
 /// Makes a uuid out of a seed and a label: equal ones are equal.

@@ -304,6 +304,11 @@ impl FaultSpec {
         if effects.into_iter().filter(|given| *given).count() != 1 {
             return Err(format!("faults: {method}: exactly one effect can be given"));
         }
+        for kind in [fault, task, missing].into_iter().flatten() {
+            if super::fault::known(kind).is_none() {
+                return Err(format!("faults: {method}: {kind} is no fault that the server knows"));
+            }
+        }
         if status.is_some_and(|status| !(400..600).contains(&status)) {
             return Err(format!("faults: {method}: the status is no error"));
         }
@@ -436,7 +441,7 @@ impl Default for OpaqueSpec {
 
 pub(super) use super::scenario_vm::{
     BusSharing, Connection, Controller, DiskBacking, DiskMode, DiskSpec, Fill, Firmware, NicKind,
-    NicSpec, Power, Rdm, Tools, VmSpec,
+    NicSpec, Power, Rdm, ShutdownAnswer, Tools, VmSpec,
 };
 
 /// A number of bytes: a number, or one with a unit (`KiB`, `MiB`, `GiB`, `TiB`).

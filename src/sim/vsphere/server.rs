@@ -6,9 +6,7 @@ use std::time::Duration;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderValue, SET_COOKIE,
-};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE};
 use hyper::http::response::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,7 +17,8 @@ use tokio::sync::oneshot;
 
 use super::fault::{self, Fault};
 use super::files;
-use super::methods::{Reply, dispatch};
+use super::lease;
+use super::methods::{Asked, Reply, dispatch};
 use super::scenario::FaultSpec;
 use super::shared::Shared;
 use super::soap;
@@ -98,6 +97,9 @@ async fn respond(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Resp
         (&Method::GET | &Method::HEAD, path) if path.starts_with("/folder/") => {
             script(&shared, "GET /folder", files::folder(shared.clone(), &request)).await
         }
+        (&Method::GET | &Method::HEAD, path) if path.starts_with("/nfc/") => {
+            script(&shared, "GET /nfc", lease::download(shared.clone(), &request)).await
+        }
         _ => Ok(text(StatusCode::NOT_FOUND, "text/plain", format!("there is no {path}\n"))),
     }
 }
@@ -166,7 +168,8 @@ async fn answer(
     script: &FaultSpec,
 ) -> Response<Body> {
     let mut changed = shared.changes();
-    let since = shared.enter(|world| (world.elapsed, world.number()));
+    let (since, number) = shared.enter(|world| (world.elapsed, world.number()));
+    let mut asked = Asked { since, number, is_first: true };
     loop {
         changed.borrow_and_update();
         let replied = shared.enter(|world| {
@@ -176,7 +179,7 @@ async fn answer(
                 Some(Fault::scripted(kind, &root))
             };
             let script = (named(&script.missing), named(&script.task));
-            dispatch(world, cookie, element, since, script)
+            dispatch(world, cookie, element, asked, script)
         });
         match replied {
             Err(fault) => return faulty(&fault),
@@ -191,6 +194,7 @@ async fn answer(
                 return response;
             }
             Ok(Reply::Later(wait)) => {
+                asked.is_first = false;
                 let _ = tokio::time::timeout(wait, changed.changed()).await;
             }
         }
@@ -250,9 +254,4 @@ pub(super) fn cookie<B>(request: &Request<B>, name: &str) -> Option<String> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(key, _)| *key == name)
         .map(|(_, value)| value.to_owned())
-}
-
-/// Returns the host and port that the client used.
-pub(super) fn host<B>(request: &Request<B>) -> String {
-    header(request, HOST.as_str())
 }

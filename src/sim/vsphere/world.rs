@@ -1,5 +1,6 @@
 //! All that the server knows, under one lock, and the time that passes in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::build::{BuildError, Built, build};
 use super::disk::Store;
+use super::event::Event;
 use super::inventory::Inventory;
+use super::lease::Leases;
 use super::scenario::{FaultSpec, Scenario};
 use super::seeded_uuid;
 use super::session::Sessions;
+use super::task::Tasks;
 use super::value::{Ref, Value};
 
 /// The state.
@@ -22,6 +26,11 @@ pub(super) struct World {
     pub(super) store: Store,
     pub(super) folder: PathBuf,
     pub(super) sessions: Sessions,
+    pub(super) tasks: Tasks,
+    pub(super) leases: Leases,
+    pub(super) events: Vec<Event>,
+    /// What happens later, by its time and in the order of planning.
+    due: BTreeMap<(Duration, u64), Due>,
     pub(super) faults: Vec<(FaultSpec, u32)>,
     /// The time since the start.
     pub(super) elapsed: Duration,
@@ -35,6 +44,21 @@ pub(super) struct World {
     /// What happened besides changes of the inventory.
     happened: u64,
     disks_changed: bool,
+    /// Snapshots that were removed so far.
+    pub(super) removals: u32,
+}
+
+/// What happens later.
+#[derive(Clone, Debug)]
+pub(super) enum Due {
+    TaskRuns(Ref),
+    TaskGoesOn(Ref, u8),
+    TaskEnds(Ref),
+    TaskVanishes(Ref),
+    /// The VM, and how often its power had changed.
+    GuestIsDown(Ref, u64),
+    LeaseIsReady(Ref),
+    LeaseExpires(Ref),
 }
 
 impl World {
@@ -53,6 +77,10 @@ impl World {
             store,
             folder: folder.to_owned(),
             sessions: Sessions::default(),
+            tasks: Tasks::default(),
+            leases: Leases::default(),
+            events: Vec::new(),
+            due: BTreeMap::new(),
             faults: scenario.faults.iter().map(|fault| (fault.clone(), 0)).collect(),
             elapsed: Duration::ZERO,
             now,
@@ -62,6 +90,7 @@ impl World {
             requests: 0,
             happened: 0,
             disks_changed: false,
+            removals: 0,
             scenario: scenario.clone(),
         })
     }
@@ -99,14 +128,37 @@ impl World {
         self.happened += 1;
     }
 
-    /// Returns how long it takes until something is due.
-    pub(super) fn next_due(&mut self) -> Option<Duration> {
-        None
+    /// Lets something happen later.
+    pub(super) fn plan(&mut self, after: Duration, what: Due) {
+        self.made += 1;
+        self.due.insert((self.elapsed + after, self.made), what);
+        self.note();
     }
 
-    /// Lets happen what is due by now.
+    /// Returns how long it takes until something is due.
+    pub(super) fn next_due(&mut self) -> Option<Duration> {
+        self.due.keys().next().map(|(at, _)| at.saturating_sub(self.elapsed))
+    }
+
+    /// Lets happen what is due by now, each thing at its own time.
     pub(super) fn settle(&mut self, elapsed: Duration) {
+        let now = self.now;
+        while let Some(first) = self.due.first_entry().filter(|first| first.key().0 <= elapsed) {
+            let ((at, _), what) = first.remove_entry();
+            self.elapsed = at;
+            self.now = now - SignedDuration::try_from(elapsed - at).unwrap_or_default();
+            match what {
+                Due::TaskRuns(task) => self.task_runs(&task, 0),
+                Due::TaskGoesOn(task, progress) => self.task_runs(&task, progress),
+                Due::TaskEnds(task) => self.task_ends(&task),
+                Due::TaskVanishes(task) => self.task_vanishes(&task),
+                Due::GuestIsDown(vm, power_changes) => self.guest_is_down(&vm, power_changes),
+                Due::LeaseIsReady(lease) => self.lease_is_ready(&lease),
+                Due::LeaseExpires(lease) => self.lease_expires(&lease),
+            }
+        }
         self.elapsed = elapsed;
+        self.now = now;
         self.expire_sessions();
     }
 
@@ -160,11 +212,6 @@ impl World {
         }
     }
 
-    /// Returns a time in the world's own count.
-    pub(super) fn in_time(&self, after: Duration) -> Timestamp {
-        self.now + SignedDuration::try_from(after).unwrap_or(SignedDuration::ZERO)
-    }
-
     /// Returns a property of any managed object. `Ok(None)` = the object is gone; `Err` = its type has no such property.
     pub(super) fn property(&self, of: &Ref, name: &str) -> Option<Option<Value>> {
         if let Some(object) = self.inventory.get(&of.id) {
@@ -174,6 +221,13 @@ impl World {
             let (object, machine) = self.inventory.vm_of_snapshot(&of.id)?;
             let snapshot = machine.visible().find(|snapshot| snapshot.me == *of)?;
             return Some(machine.snapshot_property(object, snapshot, name));
+        }
+        if let Some(task) = self.tasks.get(&of.id) {
+            let user = &self.scenario.username;
+            return Some((name == "info").then(|| task.info(user).into()));
+        }
+        if let Some(lease) = self.leases.get(&of.id) {
+            return Some(lease.property(self, name));
         }
         None
     }
