@@ -7,8 +7,11 @@
 #ifndef FERRY_VIX_DISK_LIB_H
 #define FERRY_VIX_DISK_LIB_H
 
-#include <stdarg.h>
-#include <stdint.h>
+/* What <stdarg.h> and <stdint.h> say, so that libclang alone reads this. */
+typedef __builtin_va_list va_list;
+typedef unsigned char uint8_t;
+typedef unsigned int uint32_t;
+typedef unsigned long uint64_t;
 
 typedef uint64_t VixError;
 typedef uint64_t VixDiskLibSectorType;

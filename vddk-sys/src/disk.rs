@@ -17,6 +17,9 @@ pub const CHUNK_SECTORS: u64 = 128;
 /// The most chunks of one allocation query.
 pub const CHUNKS_MAX: u64 = 524_288;
 
+/// `VIX_E_NOT_SUPPORTED`.
+const NOT_SUPPORTED: u16 = 6;
+
 /// A part of a disk that is allocated, in sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -78,14 +81,16 @@ impl Disk {
         unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
 
-    /// Tells what is allocated of a range, in ascending order; `None` of a library that cannot tell. `start` and `count` are
-    /// multiples of [`CHUNK_SECTORS`], and of those at most [`CHUNKS_MAX`].
-    pub fn allocated(&mut self, start: u64, count: u64) -> Result<Option<Vec<Block>>, VddkError> {
+    /// Tells what is allocated of a range, in ascending order; a library that cannot tell says that it is not supported. `start` and
+    /// `count` are multiples of [`CHUNK_SECTORS`], and of those at most [`CHUNKS_MAX`].
+    pub fn allocated(&mut self, start: u64, count: u64) -> Result<Vec<Block>, VddkError> {
+        const CALL: &str = "QueryAllocatedBlocks";
         let functions = self.functions();
         let there = functions.VixDiskLib_QueryAllocatedBlocks.is_ok()
             && functions.VixDiskLib_FreeBlockList.is_ok();
         if !there {
-            return Ok(None);
+            let text = "it is older than 6.7".to_owned();
+            return Err(VddkError { code: NOT_SUPPORTED, call: CALL, text });
         }
         let mut list = ptr::null_mut();
         // SAFETY: Both functions are there, the handle is open and this thread's, and bad numbers are refused.
@@ -98,7 +103,7 @@ impl Disk {
                 &raw mut list,
             )
         };
-        self.check("QueryAllocatedBlocks", told)?;
+        self.check(CALL, told)?;
         // SAFETY: It succeeded, so the answer is there until it is freed.
         let length = unsafe { (*list).numBlocks };
         // SAFETY: As above; only the address is taken: the array is as long as the number says, not as it is declared.
@@ -112,7 +117,7 @@ impl Disk {
         // SAFETY: It comes from `QueryAllocatedBlocks` and is not used any more.
         let freed = unsafe { functions.VixDiskLib_FreeBlockList(list) };
         self.check("FreeBlockList", freed)?;
-        Ok(Some(blocks))
+        Ok(blocks)
     }
 
     /// Reads whole sectors from a sector on, and waits.

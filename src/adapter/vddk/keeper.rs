@@ -149,17 +149,15 @@ fn keep(
     started: &Sender<Result<(), StartError>>,
 ) {
     let hear = Arc::clone(log);
-    let session = library.start(move |level, line| hear.hear(level, line));
-    let (session, begun) = match session {
-        Ok(session) => (Some(session), Ok(())),
-        Err(error) => (None, Err(error)),
+    let session = match library.start(move |level, line| hear.hear(level, line)) {
+        Ok(session) => session,
+        Err(error) => return started.send(Err(error)).unwrap_or_default(),
     };
-    let heard = started.send(begun);
-    let (Some(session), Ok(())) = (session, heard) else { return };
+    // Who asked and waits no more needs no answer, here and below.
+    let _ = started.send(Ok(()));
     let mut disks: BTreeMap<Number, Held> = BTreeMap::new();
     let mut last = 0;
     for command in asked {
-        // Who asked and waits no more needs no answer.
         match command {
             Command::Open(place, reply) => {
                 let opened = open_patiently(&session, &place, patience).map(|(disk, found)| {
@@ -183,8 +181,7 @@ fn keep(
             }
             Command::Allocated(number, (start, count), reply) => {
                 if let Some(disk) = disks.get_mut(&number).and_then(|held| held.disk.as_mut()) {
-                    let told = disk.allocated(start, count).map(Option::unwrap_or_default);
-                    let _ = reply.send(told.map_err(Failure::from));
+                    let _ = reply.send(disk.allocated(start, count).map_err(Failure::from));
                 }
             }
             Command::Again(number, after, reply) => {
@@ -290,11 +287,9 @@ fn open(session: &Session, place: &Place) -> Result<(Disk, Found), Failure> {
 
 /// Finds out whether VDDK tells what is allocated.
 fn probed(disk: &mut Disk) -> bool {
-    match disk.allocated(0, CHUNK_SECTORS) {
-        Ok(told) => told.is_some(),
-        Err(error) => {
-            tracing::debug!(%error, "VDDK does not tell what is allocated");
-            false
-        }
+    let told = disk.allocated(0, CHUNK_SECTORS);
+    if let Err(error) = &told {
+        tracing::debug!(%error, "VDDK does not tell what is allocated");
     }
+    told.is_ok()
 }
