@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use ferry::copy::tree::LEAF_BYTES;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::full::{ended, under};
 use crate::kill::{children, until, workers};
 use crate::peers::{GUEST_MARKER, Libvirt, format_of, run, same, tool};
 use crate::sandbox::Sandbox;
@@ -156,6 +157,54 @@ fn a_guest_of_vmware_boots_on_virtio_after_its_conversion_was_killed() {
     Debian::BIOS.is_moved(&moved, &orders);
 }
 
+/// virt-v2v-in-place, before whose work the file system of a folder is filled up to 8 MiB.
+const FILLING: &str = r#"#!/bin/sh
+case " $* " in
+*" -i "*) fallocate -l $(($(stat -fc '%a * %S' FOLDER) - (8 << 20))) FOLDER/filling || exit 1 ;;
+esac
+exec virt-v2v-in-place "$@"
+"#;
+
+/// Runs a plan whose guest is converted while a file system is all but full. Fails unless its disk stays as it was copied,
+/// which a shell tells that sees what is mounted.
+#[track_caller]
+fn without_room(folder: &str, words: &[&str]) {
+    let sandbox = Sandbox::new();
+    let [image, tool, full] = ["source.raw", "tools/filling", folder]
+        .map(|name| sandbox.path(name).to_str().unwrap().to_owned());
+    run("cp", ["--sparse=always", &Debian::BIOS.image(), &image]);
+    let script = FILLING.replace("FOLDER", &full);
+    sandbox.write("tools/filling", script);
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(sandbox.path("tmp")).unwrap();
+    let tmp = sandbox.path("tmp").display().to_string();
+    let settings = format!("convert: {{ path: {tool}, tmpDir: {tmp} }}\n");
+    let mut moved =
+        Web01::new(sandbox, &["source.raw"], Says { settings: &settings, ..Says::default() });
+    moved.migrate("web-1");
+    let mount = format!(
+        "export PATH=\"$PATH:/usr/sbin:/sbin\"; cd \"$0\"; truncate -s 8G {folder}.img && mkfs.ext4 -q -F -m 0 {folder}.img && mount -o loop {folder}.img {folder}"
+    );
+    let then =
+        "cmp \"$0/source.raw\" \"$0\"/vms/.ferry-*/disk-0.raw && echo the disk is as it was copied";
+    let output = under(&moved.sandbox, &mount, CONVERSION_SECONDS, then);
+    ended(&output, 1, &["the disk is as it was copied"]);
+    let report = moved.report();
+    for words in words {
+        assert!(report.contains(words), "{report}");
+    }
+}
+
+#[test]
+fn a_conversion_whose_target_has_no_room_leaves_the_disk_as_copied() {
+    without_room("vms", &["stood still at `Converting", "no room was left", "free space below"]);
+}
+
+#[test]
+fn a_conversion_whose_temporary_folder_has_no_room_leaves_the_disk_as_copied() {
+    without_room("tmp", &["insufficient free space in the conversion server temporary directory"]);
+}
+
 /// Runs a plan whose guest virt-v2v does not convert. Fails unless the disk stays as it was copied and the report has virt-v2v's
 /// own words.
 #[track_caller]
@@ -189,6 +238,54 @@ fn a_guest_without_room_for_its_conversion_stays_as_copied() {
     all_but(16 << 20).unwrap();
     Debian::BIOS.debugfs(&image, &["-w"], &format!("write {} /var/filling", filling.display()));
     stays_as_copied(sandbox, "not enough free space for conversion on filesystem");
+}
+
+/// Makes an image of a guest whose machine lost its power right after something was written: its journal tells of it, and its
+/// file system does not.
+fn unplugged(sandbox: &Sandbox) {
+    run(
+        "cp",
+        ["--sparse=always", &Debian::BIOS.image(), sandbox.path("was.raw").to_str().unwrap()],
+    );
+    sandbox.write("written", "right before the end");
+    let script = format!(
+        "cd \"$0\" && mkdir root && mount -o loop,offset={} was.raw root && dd if=written of=root/srv/written conv=fsync status=none \
+         && cp --sparse=always was.raw source.raw && umount root",
+        Debian::BIOS.root
+    );
+    let root = sandbox.path("");
+    run(
+        "unshare",
+        ["--mount", "--propagation", "private", "sh", "-c", &script, root.to_str().unwrap()],
+    );
+    let image = sandbox.path("source.raw");
+    let features = Debian::BIOS.debugfs(&image, &[], "features");
+    assert!(features.contains("needs_recovery"), "{features}");
+    assert_eq!(Debian::BIOS.debugfs(&image, &[], "cat /srv/written"), "");
+}
+
+#[test]
+fn what_is_in_the_journal_of_a_guest_alone_is_there_after_its_conversion() {
+    let sandbox = Sandbox::new();
+    unplugged(&sandbox);
+    let mut moved = Web01::new(sandbox, &["source.raw"], Says::default());
+    moved.migrate("web-1");
+    moved.ferry(&["run", "--once"]).expect(0);
+    let disk = moved.sandbox.path("vms/web01/disk-0.raw");
+    assert!(!Debian::BIOS.debugfs(&disk, &[], "features").contains("needs_recovery"));
+    assert_eq!(Debian::BIOS.debugfs(&disk, &[], "cat /srv/written"), "right before the end");
+}
+
+#[test]
+fn a_guest_whose_journal_is_damaged_stays_as_copied() {
+    let sandbox = Sandbox::new();
+    unplugged(&sandbox);
+    let image = sandbox.path("source.raw");
+    let journal = Debian::BIOS.debugfs(&image, &[], "bmap <8> 0");
+    let journal = Debian::BIOS.root + journal.trim().parse::<u64>().unwrap() * 4096;
+    let file = fs::File::options().write(true).open(&image).unwrap();
+    file.write_all_at(&[0; 4096], journal).unwrap();
+    stays_as_copied(sandbox, "inspection could not detect the source guest");
 }
 
 #[test]

@@ -18,6 +18,9 @@ use crate::port::PortError;
 /// error of its disk, or not at all.
 const ROOM_MIN: Bytes = Bytes::mib(64);
 
+/// With less than this nothing can be written: QEMU gives an overlay 64 KiB at a time.
+const ROOM_NONE: Bytes = Bytes::mib(1);
+
 /// The room that a conversion is tried again with. Most overlays are smaller.
 const ROOM_WANTED: Bytes = Bytes::mib(1024);
 
@@ -36,6 +39,11 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// Tells whether there is no room for what the converter writes.
+    pub(super) fn is_full(&self) -> bool {
+        room(fstatvfs(self.area.fd())).min(room(statvfs(&self.job.tools.tmp_dir))) < ROOM_NONE
+    }
+
     /// Says why.
     pub(super) fn failed(&self, ending: Ending, words: &Words, patience: Patience) -> PortError {
         let Self { job, area, program, log, overlays } = self;
@@ -60,7 +68,11 @@ impl Attempt<'_> {
             Ending::Code(0) => return self.slow(words),
             Ending::Code(_) | Ending::Stopped => {}
         }
-        let text = format!("the guest {} cannot be converted: {said}", job.name);
+        let why = match ending {
+            Ending::Stopped => format!("{program} stood still at `{step}`: no room was left"),
+            _ => said,
+        };
+        let text = format!("the guest {} cannot be converted: {why}", job.name);
         if room(fstatvfs(area.fd())) < ROOM_MIN {
             let remedy = format!("free space below {}; see {log}", area.at("").display());
             // What the overlays took comes back with them, and was not enough.
@@ -72,8 +84,7 @@ impl Attempt<'_> {
             let remedy = format!("free space below {}; see {log}", job.tools.tmp_dir);
             return PortError::lasting(text, remedy, Mend::Person);
         }
-        let cause =
-            if said.contains("multi-boot") { "; leave one system on its disks" } else { "" };
+        let cause = if why.contains("multi-boot") { "; leave one system on its disks" } else { "" };
         let remedy = format!(
             "the disks are as they were copied; see {log}{cause}; for a guest that has its drivers, set `skipGuestConversion: true` in its plan"
         );

@@ -35,6 +35,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rustix::fs::{AtFlags, OFlags};
 
 use self::domain::domain_xml;
@@ -43,6 +44,7 @@ use self::log::Log;
 pub use self::probe::{Probe, probe};
 use self::process::{Ending, Order, Patience, find, run, search_path};
 use self::words::{Line, Words};
+use crate::adapter::clock::SystemClock;
 use crate::adapter::confine::Confine;
 use crate::adapter::local::folder::Folder;
 use crate::adapter::local::{Accelerator, area_folder, ours};
@@ -52,7 +54,7 @@ use crate::copy::protocol::ConvertJob;
 use crate::domain::id::Token;
 use crate::domain::vm::TargetDisk;
 use crate::journal::record::Mend;
-use crate::port::{Conversion, Converter, PortError};
+use crate::port::{Clock as _, Conversion, Converter, PortError};
 
 /// How long a converter that was killed may take to end, and a worker that copied.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -60,6 +62,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// How long a program may say nothing. Rebuilding an initramfs under emulation takes minutes; trimming a large file system takes
 /// longer.
 const SILENCE_MAX: Duration = Duration::from_mins(30);
+
+/// How long the converter may say nothing while there is no room to write to. QEMU stops a machine whose disk has none, and
+/// nobody would let it go on: without this it would take [`SILENCE_MAX`].
+const FULL_MAX: SignedDuration = SignedDuration::from_secs(30);
 
 /// How often the worker is asked whether to go on, and told what is being done.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -251,24 +257,29 @@ impl VirtV2v {
             lock: &self.lock,
         };
         log.line(&format!("{} converts {}", program.display(), self.job.name));
+        let attempt = Attempt {
+            job: &self.job,
+            area: &self.area,
+            program: &program,
+            log: log.path().to_string(),
+            overlays: self.disks.iter().map(LocalDisk::overlay).collect(),
+        };
+        let mut standstill = Standstill::none();
         let ending = run(&order, self.patience, &mut |line| {
             if let Some(line) = line
                 && words.hear(line) == Line::Text
             {
                 log.line(line);
             }
-            doing(&words.step)
+            standstill.hear(line.is_none() && attempt.is_full());
+            !standstill.over && doing(&words.step)
         });
         let ending = ending.map_err(|error| not_started(&program, &error))?;
         log.line(&format!("it ended: {ending:?}"));
         match ending {
-            Ending::Stopped => return Ok(Conversion::Stopped),
+            Ending::Stopped if !standstill.over => return Ok(Conversion::Stopped),
             Ending::Code(0) if words.slow.is_none() => {}
-            Ending::Code(_) | Ending::Signal(_) | Ending::Silent => {
-                let log = log.path().to_string();
-                let overlays = self.disks.iter().map(LocalDisk::overlay).collect();
-                let (job, area, program) = (&self.job, &self.area, program.as_path());
-                let attempt = Attempt { job, area, program, log, overlays };
+            Ending::Code(_) | Ending::Signal(_) | Ending::Silent | Ending::Stopped => {
                 return Err(attempt.failed(ending, &words, self.patience));
             }
         }
@@ -338,6 +349,27 @@ impl Converter for VirtV2v {
         let file = file.ok_or_else(|| gone(&self.area.at(&disk.file)))?;
         file.sync_data().map_err(|error| self.area.io("write", &disk.file, &error))?;
         Ok(Conversion::Done { warnings: Vec::new() })
+    }
+}
+
+/// How long a converter says nothing and has no room to write to.
+#[derive(Debug)]
+struct Standstill {
+    clock: SystemClock,
+    since: Option<SignedDuration>,
+    /// It was too long.
+    over: bool,
+}
+
+impl Standstill {
+    fn none() -> Self {
+        Self { clock: SystemClock::start(), since: None, over: false }
+    }
+
+    fn hear(&mut self, still: bool) {
+        let now = self.clock.elapsed();
+        self.since = still.then(|| self.since.unwrap_or(now));
+        self.over |= self.since.is_some_and(|since| now - since >= FULL_MAX);
     }
 }
 
