@@ -1,11 +1,14 @@
 //! What may be begun, tried again or powered off now: places, room, pauses and the one gate before a power-off.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::cutover::{self, CutoverLimits};
 use crate::decide::{Input, Wait};
+use crate::domain::id::ProviderName;
 use crate::domain::unit::Bytes;
-use crate::domain::vm::{Claim, DiskFormat, Vm};
+use crate::domain::vm::{CONVERSION_ROOM, Claim, DiskFormat, Vm};
 use crate::journal::phase::Phase;
 use crate::journal::progress::{Run, Trouble};
 use crate::journal::record::{Disposition, Fault, Mend};
@@ -202,17 +205,46 @@ fn blocked(input: &Input<'_>, run: &Run) -> bool {
         && !input.observed.workers.contains_key(id)
 }
 
+/// Tells whether an attempt has its guest's conversion before it, the commit of its overlays included.
+fn to_convert(run: &Run) -> bool {
+    let done = run.phase.disks().iter().any(|disk| disk.converted)
+        && !matches!(run.phase, Phase::Converting { .. });
+    run.begun.converts() && run.phase.undoable() && !done
+}
+
+/// What is reserved on one target.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved {
+    /// For disks.
+    disks: Bytes,
+    /// How many guests are still to be converted.
+    conversions: usize,
+}
+
+impl Reserved {
+    /// Returns how much that is: at most so many conversions take room at once as the settings allow.
+    fn room(self, input: &Input<'_>) -> Bytes {
+        let at_once = self.conversions.min(input.limits.converting);
+        self.disks + std::iter::repeat_n(CONVERSION_ROOM, at_once).sum()
+    }
+
+    fn add(&mut self, disks: Bytes, converts: bool) {
+        self.disks += disks;
+        self.conversions += usize::from(converts);
+    }
+}
+
 /// What the VMs that begin in this decision have taken of places and room already.
 #[derive(Debug)]
 pub(super) struct Taken {
     moving: usize,
-    room: std::collections::BTreeMap<crate::domain::id::ProviderName, Bytes>,
+    targets: BTreeMap<ProviderName, Reserved>,
 }
 
 impl Taken {
     /// Counts what moves and what it has still to write.
     pub(super) fn count(input: &Input<'_>) -> Self {
-        let mut taken = Self { moving: 0, room: std::collections::BTreeMap::new() };
+        let mut taken = Self { moving: 0, targets: BTreeMap::new() };
         for run in input.progress.moving() {
             let stalled = run.trouble.as_ref().is_some_and(|trouble| trouble.stalled);
             if !stalled && !blocked(input, run) {
@@ -224,7 +256,8 @@ impl Taken {
                 None => disk.written,
             });
             let left = room(&instructions.vm).saturating_sub(written.sum());
-            *taken.room.entry(instructions.desired.target.clone()).or_default() += left;
+            let target = taken.targets.entry(instructions.desired.target.clone()).or_default();
+            target.add(left, to_convert(run));
         }
         taken
     }
@@ -237,18 +270,21 @@ impl Taken {
         if self.moving >= input.limits.vms_in_flight {
             return Err(Wait::Slot { moving: self.moving });
         }
-        let target = &cleared.desired().target;
-        let needed = room(cleared.vm());
-        let reserved = self.room.get(target).copied().unwrap_or_default();
-        let seen = input.observed.targets.get(target).and_then(|seen| seen.fresh(input.now));
-        if let Some(seen) = seen {
-            let free = seen.free.saturating_sub(reserved);
+        let desired = cleared.desired();
+        let reserved = self.targets.entry(desired.target.clone()).or_default();
+        let mut with = *reserved;
+        with.add(room(cleared.vm()), !desired.skip_guest_conversion);
+        let seen = input.observed.targets.get(&desired.target);
+        if let Some(seen) = seen.and_then(|seen| seen.fresh(input.now)) {
+            let before = reserved.room(input);
+            let needed = with.room(input).saturating_sub(before);
+            let free = seen.free.saturating_sub(before);
             if free < needed {
                 return Err(Wait::Space { needed, free });
             }
         }
         self.moving += 1;
-        *self.room.entry(target.clone()).or_default() += needed;
+        *reserved = with;
         Ok(())
     }
 }

@@ -77,6 +77,11 @@ pub struct SourceDisk(pub String);
 #[serde(transparent)]
 pub struct TargetDisk(pub String);
 
+/// What a guest's conversion may take on the target beside the disks: overlays with what it changes, which are there while it is
+/// committed, too. virt-v2v(1) calls tens or low hundreds of mebibytes a disk typical, and begins with no less than 1 GiB free
+/// where it keeps them itself.
+pub const CONVERSION_ROOM: Bytes = Bytes::mib(1024);
+
 /// One disk of a source VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -17,8 +17,8 @@ use crate::journal::record::Mend;
 use crate::observed::{ConverterState, TargetState, TargetVm};
 use crate::port::{Blueprint, PortError, Target};
 
-/// What a simulated target can store: more than all VMs of a script.
-const CAPACITY: u64 = 1 << 30;
+/// What a simulated target can store: more than all VMs of a script and a conversion.
+const CAPACITY: u64 = 2 << 30;
 
 /// A partial area, or the VM that it became.
 #[derive(Clone, Debug)]

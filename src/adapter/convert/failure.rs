@@ -11,6 +11,7 @@ use super::words::Words;
 use crate::adapter::local::folder::Folder;
 use crate::copy::protocol::ConvertJob;
 use crate::domain::unit::Bytes;
+use crate::domain::vm::CONVERSION_ROOM;
 use crate::journal::record::Mend;
 use crate::port::PortError;
 
@@ -20,9 +21,6 @@ const ROOM_MIN: Bytes = Bytes::mib(64);
 
 /// With less than this nothing can be written: QEMU gives an overlay 64 KiB at a time.
 const ROOM_NONE: Bytes = Bytes::mib(1);
-
-/// The room that a conversion is tried again with. Most overlays are smaller.
-const ROOM_WANTED: Bytes = Bytes::mib(1024);
 
 /// How a shell says that it cannot start a program: it may not, or there is none.
 const NOT_STARTED: [i32; 2] = [126, 127];
@@ -77,7 +75,7 @@ impl Attempt<'_> {
             let remedy = format!("free space below {}; see {log}", area.at("").display());
             // What the overlays took comes back with them, and was not enough.
             let taken: u64 = overlays.iter().filter_map(|name| allocated(area, name)).sum();
-            let wanted = Bytes(taken.saturating_add(ROOM_WANTED.0));
+            let wanted = Bytes(taken.saturating_add(CONVERSION_ROOM.0));
             return PortError::lasting(text, remedy, Mend::Space(wanted));
         }
         if room(statvfs(&job.tools.tmp_dir)) < ROOM_MIN {
@@ -125,7 +123,7 @@ pub(super) fn failed_tool(what: &str, path: &Path, said: &[String], ending: Endi
     let text = format!("cannot {what} {}: {words}", path.display());
     if words.contains("No space left on device") || words.contains("Disk quota exceeded") {
         let remedy = "make room on the target's file system";
-        return PortError::lasting(text, remedy, Mend::Space(ROOM_WANTED));
+        return PortError::lasting(text, remedy, Mend::Space(CONVERSION_ROOM));
     }
     PortError::passing(text, "look at the machine's log and its disks")
 }

@@ -10,6 +10,7 @@ use crate::observed::TargetVm;
 fn copied(names: &[&str]) -> Bench {
     let mut bench = Bench::ova(names);
     bench.convert = true;
+    bench.target.free = Bytes::mib(2048);
     bench.settle();
     for name in names {
         bench.fact_of(name, Fact::PowerRemembered { power: Power::Off });
@@ -143,4 +144,52 @@ fn nothing_is_converted_in_a_vm_that_was_made() {
         let settled = bench.settle();
         assert!(settled.starts_with(&format!("web01 {adopted}")), "{convert}: {settled}");
     }
+}
+
+#[test]
+fn a_guest_begins_where_there_is_room_for_its_conversion() {
+    let mut bench = Bench { convert: true, ..Bench::ova(&["web01", "web02"]) };
+    bench.target.free = Bytes::mib(1024);
+    check(
+        bench.settle(),
+        expect![[r#"
+        web01 waits Space { needed: Bytes(1077936128), free: Bytes(1073741824) }
+        web02 waits Space { needed: Bytes(1077936128), free: Bytes(1073741824) }"#]],
+    );
+    // Only one is converted at a time.
+    bench.target.free = Bytes::mib(1024 + 6);
+    check(
+        bench.settle(),
+        expect![[r#"
+        web01 Began
+        web01 Unclaimable
+        web01 do RememberPower (cleared)
+        web02 waits Space { needed: Bytes(4194304), free: Bytes(2097152) }"#]],
+    );
+    // What is copied and committed takes its room of what is free.
+    let mut bench = copied(&["web01"]);
+    bench.vms.push(vm("web02", Power::Off, Claim::Impossible));
+    bench.target.free = Bytes::mib(1024 + 2);
+    check(
+        bench.settle(),
+        expect![[r#"
+        web01 do ConfirmForConversion (cleared)
+        web02 waits Space { needed: Bytes(4194304), free: Bytes(0) }"#]],
+    );
+    bench.fact_of("web01", Fact::ConversionIntended);
+    bench.fact_of("web01", Fact::Converted { warnings: Vec::new() });
+    check(
+        bench.settle(),
+        expect![[r#"
+        web01 do StartConversion (cleared)
+        web02 waits Space { needed: Bytes(4194304), free: Bytes(0) }"#]],
+    );
+    bench.fact_of("web01", Fact::DiskCommitted { disk: DiskKey::new("disk1") });
+    bench.target.free = Bytes::mib(1024 + 4);
+    check(
+        bench.settle(),
+        expect![[r#"
+        web01 do ConfirmCopy (cleared)
+        web02 waits Space { needed: Bytes(1077936128), free: Bytes(1073741825) }"#]],
+    );
 }
