@@ -48,6 +48,7 @@ pub struct Provider {
     /// For `type: vsphere` and `type: kubevirt`: the address of a vCenter, an ESXi host or a Kubernetes API; the cluster that
     /// Ferry runs in where `kubevirt` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(pattern(r"^https://[^/@?#\s]+(/[^?#\s]*)?$"))]
     #[schemars(extend("examples" = ["https://vcenter.example.org/sdk"]))]
     pub url: Option<String>,
     /// Names a credential of the controller's settings, which bind it to hosts. Secrets never stand in git.
@@ -110,6 +111,20 @@ pub enum Transport {
 /// How a server is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("not" = { "anyOf": [
+    {
+        "required": ["ca", "sha256Fingerprint"],
+        "properties": { "ca": { "type": "string" }, "sha256Fingerprint": { "type": "string" } }
+    },
+    {
+        "required": ["ca", "insecureSkipVerify"],
+        "properties": { "ca": { "type": "string" }, "insecureSkipVerify": { "const": true } }
+    },
+    {
+        "required": ["sha256Fingerprint", "insecureSkipVerify"],
+        "properties": { "sha256Fingerprint": { "type": "string" }, "insecureSkipVerify": { "const": true } }
+    }
+] }))]
 pub struct Tls {
     /// The authorities, in PEM, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,7 +132,8 @@ pub struct Tls {
     pub ca: Option<String>,
     /// The SHA-256 fingerprint of its certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("examples" = ["6B:0C:…"]))]
+    #[schemars(pattern(r"^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$"))]
+    #[schemars(extend("examples" = ["6B:0C:3D:58:C2:80:EA:08:A0:67:53:79:A8:D5:3B:7C:77:6A:8A:40:EE:D1:80:4E:17:26:39:5B:D7:07:23:D4"]))]
     pub sha256_fingerprint: Option<String>,
     /// Trusts whoever answers; every report says so.
     #[serde(default)]
