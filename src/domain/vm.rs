@@ -172,6 +172,9 @@ pub struct Hosted {
     /// What people and programs call it there besides its name: its id in the inventory, its UUIDs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
+    /// How its disks are read, and why that way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reading: Option<String>,
     /// What it ran in memory is stored, and its disks are not consistent by themselves.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,

@@ -59,6 +59,7 @@ pub(super) struct VmInput<'a> {
     pub os: &'a str,
     pub disks: Vec<DiskInput<'a>>,
     pub nics: Vec<NicInput<'a>>,
+    pub reading: &'a str,
     pub suspended: bool,
     pub deaf: bool,
     pub question: &'a str,
@@ -174,6 +175,7 @@ impl<'a> VmInput<'a> {
         let Hosted {
             // Selects the VM, whose identity is part of the input.
             ids: _,
+            reading,
             suspended,
             deaf,
             question,
@@ -211,6 +213,7 @@ impl<'a> VmInput<'a> {
             os: os.as_deref().unwrap_or_default(),
             disks: disks.iter().map(DiskInput::new).collect(),
             nics: nics.iter().map(|nic| NicInput::new(nic, desired)).collect(),
+            reading: reading.as_deref().unwrap_or_default(),
             suspended: *suspended,
             deaf: *deaf,
             question: question.as_deref().unwrap_or_default(),

@@ -221,6 +221,7 @@ rule_files![
     "ova_disk_checksum_unchecked",
     "ova_disk_format_unsupported",
     "ova_name_invalid",
+    "source_tls_unchecked",
     "vm_cpu_unknown",
     "vm_device_lost",
     "vm_device_passthrough",
@@ -240,6 +241,7 @@ rule_files![
     "vm_snapshots_present",
     "vm_suspended",
     "vm_tpm_content_lost",
+    "vm_transport_chosen",
 ];
 
 #[cfg(test)]

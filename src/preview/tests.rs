@@ -217,9 +217,9 @@ fn a_terminal_gets_a_table_that_fits() {
         [FY0100] … hint: did you mean `color`?
 
            VM              what            copy            target       estimate     risk    why            digest
-        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    5971644a
+        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    cd24f92e
                                            1.0 GiB
-        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     b334c397
+        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     7cc4c6e3
                            powers it off,  1.0 GiB                                           for VMs that
                            starts it on                                                      move are
                            the target                                                        taken; the
@@ -228,19 +228,19 @@ fn a_terminal_gets_a_table_that_fits() {
                                                                                              whether it
                                                                                              boots by BIOS
                                                                                              or UEFI
-        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     32f0dced
+        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     6ff98a35
                                                                                              has no room
                                                                                              for 4.0 TiB
-        ~  web/moving      go on           300.0 MiB of    rack/moving                                      2e465f1a
+        ~  web/moving      go on           300.0 MiB of    rack/moving                                      b9ec3d2b
                            (Copying)       1.0 GiB
-        =  web/done        migrated                        rack/done                                        5330eaa3
-        -  web/gone        undo                            rack/gone                                        593affd8
-        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       56c33882
+        =  web/done        migrated                        rack/done                                        74fda901
+        -  web/gone        undo                            rack/gone                                        4c0cd9d1
+        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       d78de680
                                            1.0 GiB                                           cannot be
                                                                                              read
-        =  web/idle        no Migration                    rack/idle                                        375f3519
+        =  web/idle        no Migration                    rack/idle                                        7172a238
                            runs its plan
-        !  web/lost        blocked                         rack                              network `w\u{  3688c678
+        !  web/lost        blocked                         rack                              network `w\u{  5d0543d8
                                                                                              1b}[2J\u{202e
                                                                                              }|<b>@all\n[x
                                                                                              ](http://e)`
@@ -290,16 +290,16 @@ fn a_comment_has_what_blocks_first_and_is_cut_between_rows() {
 
         | | VM | what | copy | target | estimate | cutover | risk | why | digest |
         |---|---|---|---|---|---|---|---|---|---|
-        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | 56c33882f868 |
-        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 3688c6783c7a |
+        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | d78de680a189 |
+        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 5d0543d8a75e |
         | `!` | web/w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) | blocked |  | rack |  |  |  | \`archive\` holds no VM \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` |  |
-        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | 593affd854f7 |
-        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | 5971644a59b4 |
-        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | b334c3975fe9 |
-        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | 32f0dced8bd6 |
-        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | 2e465f1a2811 |
-        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 5330eaa31363 |
-        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | 375f351921e9 |
+        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | 4c0cd9d19ec6 |
+        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | cd24f92ee323 |
+        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | 7cc4c6e34141 |
+        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | 6ff98a354f6f |
+        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | b9ec3d2b5439 |
+        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 74fda901351d |
+        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | 7172a2386994 |
     "#]].assert_eq(&whole);
     let rows = |text: &str| text.lines().filter(|line| line.starts_with("| `")).count();
     let all = rows(&whole);
@@ -389,7 +389,7 @@ fn machines_get_every_field() {
               "hint": "Export the VM with a manifest file (`.mf`)"
             }
           ],
-          "digest": "b334c3975fe94f507e24285fa64e59f0",
+          "digest": "7cc4c6e34141b128e61a0ee964b7578e",
           "changed": []
         }"#]].assert_eq(&serde_json::to_string_pretty(&json["vms"][1]).unwrap());
 }

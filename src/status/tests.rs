@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 5971644a59b4eda77ee332365af636f9
+          digest: cd24f92ee32300edcf3fd55bb514cc25
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: b334c3975fe94f507e24285fa64e59f0
+          digest: 7cc4c6e34141b128e61a0ee964b7578e
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: 32f0dced8bd625bce5ddbb45b462ce3b
+          digest: 6ff98a354f6f0c7636b8ae2ff751eaa3
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 375f351921e96c737fd254c0602d3eea
+          digest: 7172a23869949e5791b8c8058035f659
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: 3688c6783c7acd9360e87fc56caf54bb
+          digest: 5d0543d8a75e13b43baaf34c5144b2da
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: 3688c6783c7acd9360e87fc56caf54bb
+        digest: 5d0543d8a75e13b43baaf34c5144b2da
         status: Not ready
         waits: findings stand against it
         conditions:

@@ -21,6 +21,7 @@ pub(super) struct Hardware {
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a server tells")]
 pub(super) struct VirtualDisk {
     pub(super) key: i32,
     pub(super) capacity: Bytes,
@@ -28,6 +29,8 @@ pub(super) struct VirtualDisk {
     pub(super) file: String,
     /// Why it cannot be read like others; `None` for one that can.
     pub(super) odd: Option<&'static str>,
+    /// Whether it is a file that holds its bytes as the guest sees them.
+    pub(super) is_flat: bool,
     pub(super) is_shared: bool,
     pub(super) is_encrypted: bool,
     /// Whether its file is what was written since a snapshot.
@@ -165,6 +168,10 @@ impl VirtualDisk {
             capacity: Bytes(capacity?),
             file: file.to_owned(),
             odd,
+            is_flat: matches!(
+                backed,
+                "VirtualDiskFlatVer2BackingInfo" | "VirtualDiskFlatVer1BackingInfo"
+            ),
             is_shared: at.is_some_and(shares) || text("sharing") == "sharingMultiWriter",
             is_encrypted: backing.is_some_and(|backing| backing.child("keyId").is_some()),
             is_delta: backing.is_some_and(|backing| backing.child("parent").is_some()),

@@ -172,12 +172,21 @@ impl Told {
         let mut disks: Vec<&VirtualDisk> = hardware.disks.iter().collect();
         let place = |disk: &VirtualDisk| self.boot_disks.iter().position(|key| *key == disk.key);
         disks.sort_by_key(|disk| place(disk).unwrap_or(usize::MAX));
-        let flat = self.snapshots == 0 && hardware.disks.iter().all(|disk| !disk.is_delta);
-        let transport = match around.transport {
-            Transport::Auto if around.has_library => Transport::Vddk,
-            Transport::Auto if flat => Transport::Https,
-            Transport::Auto => Transport::Nfc,
-            chosen => chosen,
+        let flat =
+            self.snapshots == 0 && hardware.disks.iter().all(|disk| disk.is_flat && !disk.is_delta);
+        let (transport, why) = match around.transport {
+            Transport::Auto if around.has_library => {
+                (Transport::Vddk, "`vddk`, since the settings name the library")
+            }
+            Transport::Auto if flat => {
+                (Transport::Https, "`https`, since they are flat files without snapshots")
+            }
+            Transport::Auto => {
+                (Transport::Nfc, "`nfc`, since they are no flat files, or have snapshots")
+            }
+            Transport::Vddk => (Transport::Vddk, "`vddk`, as its Provider says"),
+            Transport::Https => (Transport::Https, "`https`, as its Provider says"),
+            Transport::Nfc => (Transport::Nfc, "`nfc`, as its Provider says"),
         };
         let name = |of: &NetworkOf| match of {
             NetworkOf::Named(name) => name.clone(),
@@ -205,7 +214,7 @@ impl Told {
                 .map(|card| Nic { network: name(&card.network), mac: card.mac.clone() })
                 .collect(),
             claim: self.claim(),
-            hosted: self.hosted(around.id, hardware),
+            hosted: Hosted { reading: Some(why.to_owned()), ..self.hosted(around.id, hardware) },
         })
     }
 
@@ -216,6 +225,7 @@ impl Told {
         let shared = hardware.disks.iter().filter(|disk| disk.is_shared);
         Hosted {
             ids,
+            reading: None,
             suspended: self.power.as_deref() == Some("suspended"),
             deaf: self.power.as_deref() == Some("poweredOn") && !self.tools_run,
             question: self.question.clone(),

@@ -4,6 +4,11 @@ use super::*;
 use crate::desired::{Trust, VsphereSite};
 use crate::manifest::document::Transport;
 
+fn vcenter(trust: Trust) -> Site {
+    let (url, credentials) = ("https://vc/sdk".into(), "vc".into());
+    Site::Vsphere(Arc::new(VsphereSite { url, credentials, trust, transport: Transport::Auto }))
+}
+
 pub(super) type Change = fn(&mut Desired, &mut Vm);
 
 /// For each rule and check: what makes it speak, and what it says. `the_table_covers_every_page` keeps it whole.
@@ -129,13 +134,7 @@ pub(super) const SPEAKS: &[(&str, Change, &str)] = &[
     (
         "vm.disk.unreadable",
         |desired, vm| {
-            let site = VsphereSite {
-                url: "https://vc/sdk".into(),
-                credentials: "vc".into(),
-                trust: Trust::System,
-                transport: Transport::Auto,
-            };
-            desired.source_site = Site::Vsphere(Arc::new(site));
+            desired.source_site = vcenter(Trust::System);
             vm.disks[0].format = DiskFormat::Unsupported("raw-device-mapping".into());
         },
         "disk `vmdisk1` is a `raw-device-mapping`, which cannot be read",
@@ -168,4 +167,14 @@ pub(super) const SPEAKS: &[(&str, Change, &str)] = &[
     ),
     ("vm.snapshots.present", |_, vm| vm.hosted.snapshots = 2, "it has 2 snapshots"),
     ("vm.suspended", |_, vm| vm.hosted.suspended = true, "it is suspended"),
+    (
+        "source.tls.unchecked",
+        |desired, _| desired.source_site = vcenter(Trust::Anyone),
+        "whoever answers at https://vc/sdk is believed (`tls.insecureSkipVerify`)",
+    ),
+    (
+        "vm.transport.chosen",
+        |_, vm| vm.hosted.reading = Some("https".into()),
+        "its disks are read by https",
+    ),
 ];

@@ -279,6 +279,7 @@ fn a_crash_of_the_library_ends_the_worker_and_nothing_else() {
             allow_paths: Vec::new(),
             memory: Bytes::mib(1),
             checkpoint_every: Bytes(1),
+            access: None,
         };
         workers.start(Job::Copy(job)).unwrap();
         woken.recv_timeout(Duration::from_mins(1)).unwrap();
