@@ -44,8 +44,11 @@ macro_rules! sample {
 }
 
 /// The samples.
-pub const SAMPLES: [Sample; 6] = [
+pub const SAMPLES: [Sample; 7] = [
     sample!("single-ova": "README.md", "providers.yaml", "networks.yaml", "plan.yaml", "migration.yaml"),
+    sample!(
+        "vsphere": "README.md", "providers.yaml", "networks.yaml", "windows.yaml", "plan.yaml", "migration.yaml"
+    ),
     sample!("ova-batch": "README.md", "providers.yaml", "networks.yaml", "databases.yaml", "web.yaml"),
     sample!("several-systems": "README.md", "providers.yaml", "networks.yaml", "plan.yaml"),
     sample!("windows-and-cutovers": "README.md", "providers.yaml", "networks.yaml", "windows.yaml", "plan.yaml"),
@@ -60,16 +63,32 @@ pub const SAMPLES: [Sample; 6] = [
 const PLACEHOLDERS: [(&str, &str); 2] =
     [("\"/srv/ferry/ova\"", "ova"), ("\"/srv/ferry/vms\"", "vms")];
 
+/// Stands in a sample for a vCenter, and its certificate.
+pub(super) const VCENTER: &str = "vcenter.example.org";
+pub(super) const FINGERPRINT: &str = "00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF";
+
+/// The name that a sample's settings log in with.
+pub(super) const USER: &str = "ferry@vsphere.local";
+
 /// Makes everything, and says what to do next.
 pub fn run(args: Init) -> anyhow::Result<Exit> {
     let Init { dir, sample } = args;
-    let settings = make_sample(&dir, &sample)?;
+    must_be_empty(&dir)?;
+    let settings = make_sample(&dir, &sample, &[])?;
     let shown = settings.display();
     tell(&format!("made {} from the sample {sample}", dir.display()));
+    let first = if sample == "vsphere" {
+        format!(
+            "Name your vCenter and its login: {0}/plans/providers.yaml, {0}/ferry.yaml, {0}/vcenter.password.",
+            dir.display()
+        )
+    } else {
+        format!("Put OVA files into {}/ova.", dir.display())
+    };
     answer(&format!(
         "ferry run --config {shown}\n\n\
          Next steps:\n\
-         1. Put OVA files into {0}/ova.\n\
+         1. {first}\n\
          2. Edit {0}/plans, where README.md says what stands where, and check it: ferry check {0}/plans\n\
          3. Commit (git -C {0}/plans commit -am \"…\"): Ferry reads commits, not files.\n\
          4. Run the command above. VMs appear in {0}/vms, reports on the branch ferry/status.\n",
@@ -78,21 +97,27 @@ pub fn run(args: Init) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Makes the folder of a sample by its name.
-pub(super) fn make_sample(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
+fn must_be_empty(dir: &Path) -> anyhow::Result<()> {
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("{} is not empty; name a folder that is empty or does not exist", dir.display());
+    }
+    Ok(())
+}
+
+/// Makes the folder of a sample by its name, with other texts in place of some of its own.
+pub(super) fn make_sample(
+    dir: &Path,
+    name: &str,
+    instead: &[(&str, &str)],
+) -> anyhow::Result<PathBuf> {
     let sample = SAMPLES.iter().find(|known| known.name == name).context("no such sample")?;
-    make(dir, sample)
+    make(dir, sample, instead)
 }
 
 /// Makes the folder and returns the path of its settings.
-fn make(dir: &Path, sample: &Sample) -> anyhow::Result<PathBuf> {
+fn make(dir: &Path, sample: &Sample, instead: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     let cannot_make = || format!("cannot make the folder {}", dir.display());
     std::fs::create_dir_all(dir).with_context(cannot_make)?;
-    let mut entries =
-        std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-    if entries.next().is_some() {
-        bail!("{} is not empty; name a folder that is empty or does not exist", dir.display());
-    }
     let root = dir.canonicalize().with_context(|| format!("cannot open {}", dir.display()))?;
     let root_text = root.to_str().with_context(|| {
         format!(
@@ -115,13 +140,22 @@ fn make(dir: &Path, sample: &Sample) -> anyhow::Result<PathBuf> {
         for (placeholder, folder) in PLACEHOLDERS {
             text = text.replace(placeholder, &quoted(&format!("{root_text}/{folder}")));
         }
-        write(&root.join("plans").join(name), &text)?;
+        write(&root.join("plans").join(name), &replaced(text, instead))?;
     }
     commit(&root.join("plans"), sample).with_context(|| {
         format!("cannot make the git repository {}", root.join("plans").display())
     })?;
-    write(&root.join("ferry.yaml"), &settings(root_text))?;
+    let names_vcenter = sample.files.iter().any(|(_, text)| text.contains(VCENTER));
+    let text = settings(root_text, names_vcenter);
+    write(&root.join("ferry.yaml"), &replaced(text, instead))?;
+    if names_vcenter {
+        write(&root.join("vcenter.password"), "")?;
+    }
     Ok(dir.join("ferry.yaml"))
+}
+
+fn replaced(text: String, instead: &[(&str, &str)]) -> String {
+    instead.iter().fold(text, |text, (old, new)| text.replace(old, new))
 }
 
 /// Writes text so that every YAML reader takes it as that text: a JSON string is one.
@@ -129,7 +163,7 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn settings(root: &str) -> String {
+fn settings(root: &str, names_vcenter: bool) -> String {
     let at = |folder: &str| quoted(&format!("{root}/{folder}"));
     let mut out = String::from(
         "# The controller's settings: what somebody who can only write to the repository must not decide.\n",
@@ -140,6 +174,14 @@ fn settings(root: &str) -> String {
     let _ = writeln!(out, "stateDir: {}", at("state"));
     out.push_str("# Files that manifests may name lie below these.\nallowPaths:\n");
     let _ = writeln!(out, "  - {}\n  - {}", at("ova"), at("vms"));
+    if names_vcenter {
+        out.push_str("# A secret goes to the hosts that it is bound to and nowhere else. `providerTls` lists what manifests may say about trust.\n");
+        let _ = writeln!(
+            out,
+            "credentials:\n  vcenter:\n    hosts: [\"{VCENTER}\"]\n    username: \"{USER}\"\n    passwordFile: {}\n    providerTls: [ca, sha256Fingerprint]",
+            at("vcenter.password")
+        );
+    }
     out
 }
 
@@ -170,7 +212,7 @@ mod tests {
         for sample in &SAMPLES {
             let folder = tempfile::tempdir().unwrap();
             let dir = folder.path().join("with 'quotes' and: #signs");
-            let path = make(&dir, sample).unwrap();
+            let path = make(&dir, sample, &[]).unwrap();
             let settings: serde_json::Value =
                 serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
             let url = settings["repository"]["url"].as_str().unwrap();
@@ -198,7 +240,7 @@ mod tests {
             assert_eq!(wanted.providers.len(), 2);
             for site in wanted.providers.values() {
                 let (Site::Ova { path } | Site::Local { path, disk_format: _ }) = site else {
-                    panic!("no sample needs a server");
+                    continue;
                 };
                 assert!(allowed.contains(&&**path) && Path::new(&**path).is_dir(), "{path}");
             }
@@ -210,7 +252,7 @@ mod tests {
     fn a_folder_that_holds_something_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("x"), "").unwrap();
-        let error = make(folder.path(), &SAMPLES[0]).unwrap_err();
+        let error = must_be_empty(folder.path()).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

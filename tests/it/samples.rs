@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use expect_test::{Expect, expect};
+use ferry::adapter::clock::SystemClock;
+use ferry::sim::vsphere::{Scenario, Server};
 
 use crate::sandbox::{BRANCH, Ran, Sandbox};
 use crate::shop::{archive_of, system};
@@ -81,6 +85,48 @@ fn single_ova() {
     );
     assert_eq!(copy.run(0), ["web-01"]);
 }
+
+/// The vCenter that the sample names is one that is simulated.
+#[test]
+fn vsphere() {
+    let copy = Copy::of("vsphere", &[]);
+    let scenario = Scenario::parse("test", VCENTER).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let clock = Arc::new(SystemClock::start());
+    let server = Server::start(&scenario, any, &copy.sandbox.path("vcenter"), clock).unwrap();
+    let address = server.address().to_string();
+    let half = "00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF";
+    let fingerprint = format!("{half}:{half}");
+    let instead = [
+        ("vcenter.example.org", address.as_str()),
+        (&fingerprint, server.sha256_fingerprint()),
+        ("ferry@vsphere.local", "user"),
+    ];
+    let edited = |text: &str| {
+        instead.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
+    };
+    let plans = copy.sandbox.plans("vms/plans");
+    let files = plans.files(BRANCH);
+    let texts = files.iter().map(|(name, text)| (name.as_str(), edited(text))).collect();
+    plans.commit(&texts, "the vCenter");
+    let settings = fs::read_to_string(copy.sandbox.path("vms/ferry.yaml")).unwrap();
+    copy.sandbox.write("vms/ferry.yaml", edited(&settings));
+    copy.sandbox.write("vms/vcenter.password", "pass\n");
+    copy.preview(2, expect![[r#""#]]);
+    assert_eq!(copy.run(0), ["db-01", "web-01"]);
+}
+
+/// A web server that runs and a database that is off.
+const VCENTER: &str = "
+datacenters:
+  - name: DC1
+    hosts: [{ name: esx1 }]
+    datastores: [{ name: ds1, capacity: 1TiB, free: 400GiB }]
+    networks: [{ name: VM Network }]
+    vms:
+      - { name: web-01, power: on, shutdown: 1s, disks: [{ size: 4MiB }], nics: [{ network: VM Network }] }
+      - { name: db-01, power: off, disks: [{ size: 4MiB }], nics: [{ network: VM Network }] }
+";
 
 #[test]
 fn ova_batch() {

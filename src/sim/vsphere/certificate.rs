@@ -1,4 +1,10 @@
-//! The certificate of a server: made when it starts, signed by itself.
+//! The certificate of a server: made when it first starts, signed by itself, and kept in its folder: whoever trusts it trusts it
+//! after a restart.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -6,7 +12,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::PKey;
+use openssl::pkey::{PKey, Private};
 use openssl::ssl::{AlpnError, SslAcceptor, SslMethod, select_next_proto};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
@@ -22,8 +28,29 @@ pub(super) struct Certificate {
     pub(super) pem: String,
 }
 
+/// Where key and certificate are kept.
+const FILE: &str = "server.pem";
+
+/// Takes the certificate that a folder holds, or makes one there.
+pub(super) fn of(folder: &Path) -> io::Result<Certificate> {
+    let path = folder.join(FILE);
+    match fs::read(&path) {
+        Ok(pem) => Ok(serve(&PKey::private_key_from_pem(&pem)?, &X509::from_pem(&pem)?)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (key, certificate) = make()?;
+            fs::create_dir_all(folder)?;
+            let pem = [key.private_key_to_pem_pkcs8()?, certificate.to_pem()?].concat();
+            let mut file =
+                fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            io::Write::write_all(&mut file, &pem)?;
+            Ok(serve(&key, &certificate)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a key and a certificate for this machine.
-pub(super) fn make() -> Result<Certificate, ErrorStack> {
+fn make() -> Result<(PKey<Private>, X509), ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
     let mut name = X509NameBuilder::new()?;
@@ -47,11 +74,13 @@ pub(super) fn make() -> Result<Certificate, ErrorStack> {
         .build(&builder.x509v3_context(None, None))?;
     builder.append_extension(names)?;
     builder.sign(&key, MessageDigest::sha256())?;
-    let certificate = builder.build();
+    Ok((key, builder.build()))
+}
 
+fn serve(key: &PKey<Private>, certificate: &X509) -> Result<Certificate, ErrorStack> {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
-    acceptor.set_private_key(&key)?;
-    acceptor.set_certificate(&certificate)?;
+    acceptor.set_private_key(key)?;
+    acceptor.set_certificate(certificate)?;
     acceptor.check_private_key()?;
     acceptor.set_alpn_select_callback(|_, offered| {
         select_next_proto(b"\x08http/1.1", offered).ok_or(AlpnError::NOACK)

@@ -83,7 +83,7 @@ pub enum StartError {
     },
     /// No certificate can be made.
     #[error("cannot make a certificate")]
-    Certificate(#[source] openssl::error::ErrorStack),
+    Certificate(#[source] std::io::Error),
     /// There are no threads left.
     #[error("cannot start the threads of the server")]
     Threads(#[source] io::Error),
@@ -112,7 +112,7 @@ impl Server {
         folder: &Path,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let certificate = certificate::make().map_err(StartError::Certificate)?;
+        let certificate = certificate::of(folder).map_err(StartError::Certificate)?;
         let world = World::new(scenario, folder, clock.now(), &certificate.thumbprint)
             .map_err(StartError::Scenario)?;
         let shared = Arc::new(Shared::new(world, clock));
