@@ -93,7 +93,8 @@ impl Spec {
     /// Returns the objects that it selects, each once.
     pub(super) fn select(&self, world: &World, cookie: Option<&str>) -> Vec<Ref> {
         let mut found = Found { world, cookie, refs: Vec::new(), seen: HashSet::new() };
-        for object in &self.objects {
+        let there = |object: &&ObjectSpec| world.exists(cookie, &object.start);
+        for object in self.objects.iter().filter(there) {
             let mut named = Vec::new();
             names(&object.ways, &mut named);
             found.take(self, &object.start, object.skip);
@@ -260,7 +261,7 @@ impl World {
                 _ => return None,
             });
         }
-        self.property(of, name).flatten().or_else(|| self.singleton_property(cookie, of, name))
+        self.property(of, name).or_else(|| self.singleton_property(cookie, of, name))
     }
 
     /// Makes the content of a result: what of an object could be read and what not.
@@ -292,12 +293,9 @@ impl World {
         while objects.len() < token.page {
             let Some((object, spec)) = token.rest.pop_front() else { return Ok((objects, None)) };
             let Some(spec) = token.specs.get(spec) else { continue };
-            match spec.read(self, call.cookie, &object)? {
-                Some(read) => {
-                    objects.push(self.object_content(&object, read, call.missing.as_ref()));
-                }
-                // It was removed after it was selected.
-                None => continue,
+            // One that was removed after it was selected is left out.
+            if let Some(read) = spec.read(self, call.cookie, &object)? {
+                objects.push(self.object_content(&object, read, call.missing.as_ref()));
             }
         }
         let more = (!token.rest.is_empty()).then_some(token);

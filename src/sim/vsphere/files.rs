@@ -197,10 +197,10 @@ fn ranged(
     length: u64,
     body: impl FnOnce(u64, u64) -> Body,
 ) -> Response<Body> {
-    let (status, from, to) = match asked(range, length) {
-        None => (StatusCode::OK, 0, length),
-        Some(Some((from, to))) => (StatusCode::PARTIAL_CONTENT, from, to),
-        Some(None) => {
+    let (status, from, to) = match Asked::read(range, length) {
+        Asked::Whole => (StatusCode::OK, 0, length),
+        Asked::Part(from, to) => (StatusCode::PARTIAL_CONTENT, from, to),
+        Asked::Behind => {
             let response = Response::builder()
                 .status(StatusCode::RANGE_NOT_SATISFIABLE)
                 .header(CONTENT_RANGE, format!("bytes */{length}"))
@@ -221,16 +221,31 @@ fn ranged(
     built(response, if empty { Either::Left(Full::default()) } else { body(from, to) })
 }
 
-/// Reads one range of bytes. `None` = none is asked for, or several; `Some(None)` = it lies behind the end.
-fn asked(range: &str, length: u64) -> Option<Option<(u64, u64)>> {
-    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
-    let (from, to) = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
-        (Ok(from), Ok(last)) if last >= from => (from, last.saturating_add(1).min(length)),
-        (Ok(from), Err(_)) if last.trim().is_empty() => (from, length),
-        (Err(_), Ok(count)) if first.trim().is_empty() => (length.saturating_sub(count), length),
-        _ => return None,
-    };
-    Some((from < to).then_some((from, to)))
+/// What a request asks for of a file.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// No range, or several, which may be ignored.
+    Whole,
+    /// From the first byte on and before the second.
+    Part(u64, u64),
+    /// What lies behind the end.
+    Behind,
+}
+
+impl Asked {
+    fn read(range: &str, length: u64) -> Self {
+        let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+        let Some((first, last)) = bounds else { return Self::Whole };
+        let (from, to) = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+            (Ok(from), Ok(last)) if last >= from => (from, last.saturating_add(1).min(length)),
+            (Ok(from), Err(_)) if last.trim().is_empty() => (from, length),
+            (Err(_), Ok(count)) if first.trim().is_empty() => {
+                (length.saturating_sub(count), length)
+            }
+            _ => return Self::Whole,
+        };
+        if from < to { Self::Part(from, to) } else { Self::Behind }
+    }
 }
 
 /// Sends a part of a disk.
@@ -299,13 +314,13 @@ mod tests {
 
     #[test]
     fn ranges_are_those_of_http() {
-        assert_eq!(asked("bytes=0-511", 1000), Some(Some((0, 512))));
-        assert_eq!(asked("bytes=990-2000", 1000), Some(Some((990, 1000))));
-        assert_eq!(asked("bytes=-10", 1000), Some(Some((990, 1000))));
-        assert_eq!(asked("bytes=5-", 1000), Some(Some((5, 1000))));
-        assert_eq!(asked("bytes=1000-", 1000), Some(None));
-        assert_eq!(asked("", 1000), None);
-        assert_eq!(asked("bytes=0-1,5-6", 1000), None);
+        assert_eq!(Asked::read("bytes=0-511", 1000), Asked::Part(0, 512));
+        assert_eq!(Asked::read("bytes=990-2000", 1000), Asked::Part(990, 1000));
+        assert_eq!(Asked::read("bytes=-10", 1000), Asked::Part(990, 1000));
+        assert_eq!(Asked::read("bytes=5-", 1000), Asked::Part(5, 1000));
+        assert_eq!(Asked::read("bytes=1000-", 1000), Asked::Behind);
+        assert_eq!(Asked::read("", 1000), Asked::Whole);
+        assert_eq!(Asked::read("bytes=0-1,5-6", 1000), Asked::Whole);
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl World {
         let Some(lease) = self.leases.get(&me.id).filter(|lease| lease.is_open()) else { return };
         let end = lease.heard + timeout;
         if end > elapsed {
-            self.plan(end - elapsed, Due::LeaseExpires(me.clone()));
+            self.plan(end.saturating_sub(elapsed), Due::LeaseExpires(me.clone()));
             return;
         }
         self.end_lease(me, Err(Fault::new("Timedout", "Operation timed out.")));

@@ -28,6 +28,7 @@ pub(super) const PROPERTIES: [&str; 13] = [
 ];
 
 /// A virtual machine.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the API")]
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) spec: VmSpec,

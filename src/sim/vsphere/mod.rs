@@ -12,8 +12,10 @@
 //! ```
 
 mod build;
+mod build_vm;
 mod certificate;
 mod collector;
+mod datastore;
 mod device;
 mod disk;
 mod entity;
@@ -21,10 +23,12 @@ mod event;
 mod fault;
 mod files;
 mod hand;
+mod host;
 mod inventory;
 mod lease;
 mod machine;
 mod methods;
+mod network;
 mod power;
 mod reconfigure;
 mod scenario;
@@ -41,6 +45,9 @@ mod value;
 mod view;
 mod vmdk;
 mod world;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -116,7 +123,7 @@ impl Server {
         let world = World::new(scenario, folder, clock.now(), &certificate.thumbprint)
             .map_err(StartError::Scenario)?;
         let shared = Arc::new(Shared::new(world, clock));
-        shared.enter(|world| world.disks_changed());
+        shared.enter(World::disks_changed);
         let refused = |source| StartError::Listen { address: listen, source };
         let listener = std::net::TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;

@@ -169,7 +169,7 @@ pub(super) struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { idle: Span(Duration::from_secs(30 * 60)), maximum: 100 }
+        Self { idle: Span(Duration::from_mins(30)), maximum: 100 }
     }
 }
 
@@ -192,7 +192,7 @@ impl Default for Tasks {
             queued: Span(Duration::from_millis(20)),
             running: Span(Duration::from_millis(80)),
             methods: BTreeMap::new(),
-            keep: Span(Duration::from_secs(600)),
+            keep: Span(Duration::from_mins(10)),
         }
     }
 }
@@ -229,7 +229,7 @@ impl Default for LeaseSpec {
     fn default() -> Self {
         Self {
             initializing: Span(Duration::from_millis(50)),
-            timeout: Span(Duration::from_secs(300)),
+            timeout: Span(Duration::from_mins(5)),
             host: "*".to_owned(),
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::scenario::{Size, Span, scalar};
 
 /// A VM, or `count` of them.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the API")]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct VmSpec {

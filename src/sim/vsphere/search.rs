@@ -29,6 +29,7 @@ pub(super) fn by_uuid(world: &mut World, call: &Call<'_>) -> Result<Reply, Fault
 }
 
 /// Answers `FindByInventoryPath`.
+#[expect(clippy::unnecessary_wraps, reason = "all methods answer alike")]
 pub(super) fn by_path(world: &mut World, call: &Call<'_>) -> Result<Reply, Fault> {
     let path = call.arguments.text_of("inventoryPath").unwrap_or_default();
     let found = world.inventory.by_path(path).map(|object| object.me.clone());

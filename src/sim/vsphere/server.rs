@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::channel::Channel;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Collected, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE};
 use hyper::http::response::Builder;
@@ -65,7 +65,7 @@ async fn pass_time(shared: Arc<Shared>) {
     loop {
         changed.borrow_and_update();
         let next = shared.enter(super::world::World::next_due);
-        let wait = next.unwrap_or(Duration::from_secs(3600));
+        let wait = next.unwrap_or(Duration::from_hours(1));
         let _ = tokio::time::timeout(wait, changed.changed()).await;
     }
 }
@@ -230,7 +230,7 @@ pub(super) fn refused(status: u16) -> Response<Body> {
 /// Cuts the connection after so many bytes of the body.
 async fn truncated(response: Response<Body>, bytes: u64) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
-    let whole = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let whole = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let kept = usize::try_from(bytes).unwrap_or(usize::MAX).min(whole.len());
     let (mut sender, channel) = Channel::new(1);
     tokio::spawn(async move {

@@ -42,7 +42,8 @@ impl Shared {
         let newest = world.scenario.api_version.clone();
         let version = numbers(&newest);
         let prior = VERSIONS.into_iter().filter(|known| numbers(known) < version);
-        let prior: String = prior.map(|known| format!("<version>{known}</version>")).collect();
+        let prior: Vec<String> = prior.map(|known| format!("<version>{known}</version>")).collect();
+        let prior = prior.concat();
         let versions = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n<namespaces version=\"1.0\"><namespace>\
              <name>urn:vim25</name><version>{newest}</version><priorVersions>{prior}</priorVersions>\

@@ -16,7 +16,7 @@ use super::value::{Data, Ref, Value, list, word};
 use super::world::World;
 
 /// How long a wait without a limit lasts.
-const WAIT_MAX: Duration = Duration::from_secs(600);
+const WAIT_MAX: Duration = Duration::from_mins(10);
 /// Collectors, and filters of one, of a session.
 const COLLECTORS_MAX: usize = 100;
 
@@ -185,7 +185,7 @@ pub(super) fn wait(world: &mut World, call: &Call<'_>) -> Result<Reply, Fault> {
     if waited >= wait {
         return Ok(Reply::nothing());
     }
-    Ok(Reply::Later(wait - waited))
+    Ok(Reply::Later(wait.saturating_sub(waited)))
 }
 
 impl Collector {

@@ -39,6 +39,7 @@ pub(super) fn create(world: &mut World, call: &Call<'_>) -> Result<Reply, Fault>
 }
 
 /// Answers `DestroyView`.
+#[expect(clippy::unnecessary_wraps, reason = "all methods answer alike")]
 pub(super) fn destroy(world: &mut World, call: &Call<'_>) -> Result<Reply, Fault> {
     let session = call.cookie.and_then(|cookie| world.sessions.open.get_mut(cookie));
     session.and_then(|session| session.views.remove(&call.this.id));

@@ -146,7 +146,8 @@ impl World {
         while let Some(first) = self.due.first_entry().filter(|first| first.key().0 <= elapsed) {
             let ((at, _), what) = first.remove_entry();
             self.elapsed = at;
-            self.now = now - SignedDuration::try_from(elapsed - at).unwrap_or_default();
+            self.now =
+                now - SignedDuration::try_from(elapsed.saturating_sub(at)).unwrap_or_default();
             match what {
                 Due::TaskRuns(task) => self.task_runs(&task, 0),
                 Due::TaskGoesOn(task, progress) => self.task_runs(&task, progress),
@@ -212,23 +213,19 @@ impl World {
         }
     }
 
-    /// Returns a property of any managed object. `Ok(None)` = the object is gone; `Err` = its type has no such property.
-    pub(super) fn property(&self, of: &Ref, name: &str) -> Option<Option<Value>> {
+    /// Returns a property of a managed object of the world; `None` = it is gone, or its type has no such property.
+    pub(super) fn property(&self, of: &Ref, name: &str) -> Option<Value> {
         if let Some(object) = self.inventory.get(&of.id) {
-            return Some(super::entity::property(self, object, name));
+            return super::entity::property(self, object, name);
         }
         if of.kind == "VirtualMachineSnapshot" {
             let (object, machine) = self.inventory.vm_of_snapshot(&of.id)?;
             let snapshot = machine.visible().find(|snapshot| snapshot.me == *of)?;
-            return Some(machine.snapshot_property(object, snapshot, name));
+            return machine.snapshot_property(object, snapshot, name);
         }
         if let Some(task) = self.tasks.get(&of.id) {
-            let user = &self.scenario.username;
-            return Some((name == "info").then(|| task.info(user).into()));
+            return (name == "info").then(|| task.info(&self.scenario.username).into());
         }
-        if let Some(lease) = self.leases.get(&of.id) {
-            return Some(lease.property(self, name));
-        }
-        None
+        self.leases.get(&of.id)?.property(self, name)
     }
 }
