@@ -11,7 +11,8 @@ const CANCELLED: raw::VixError = 10;
 
 /// A buffer on its way to the library, and back to who lent it. One that is dropped is answered as cancelled.
 pub struct Request {
-    slot: Arc<Slot>,
+    /// `None` once the library has it.
+    slot: Option<Arc<Slot>>,
     address: *mut u8,
     length: usize,
 }
@@ -27,7 +28,9 @@ impl std::fmt::Debug for Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.slot.answer(CANCELLED);
+        if let Some(slot) = &self.slot {
+            slot.answer(CANCELLED);
+        }
     }
 }
 
@@ -76,7 +79,11 @@ pub fn lend(
 ) -> Result<(), VddkError> {
     let slot = Arc::new(Slot::default());
     let back = Back(&slot);
-    post(Request { slot: Arc::clone(&slot), address: buffer.as_mut_ptr(), length: buffer.len() });
+    post(Request {
+        slot: Some(Arc::clone(&slot)),
+        address: buffer.as_mut_ptr(),
+        length: buffer.len(),
+    });
     let answer = loop {
         match slot.wait(patience) {
             Some(answer) => break answer,
@@ -97,11 +104,9 @@ impl Request {
     }
 
     /// Returns the buffer, and what [`answered`] takes once.
-    pub(crate) fn give(self) -> (*mut u8, *mut c_void) {
-        let (address, slot) = (self.address, Arc::clone(&self.slot));
-        // It is answered by whoever takes the slot.
-        std::mem::forget(self);
-        (address, Arc::into_raw(slot).cast_mut().cast())
+    pub(crate) fn give(mut self) -> (*mut u8, *mut c_void) {
+        let slot = self.slot.take().expect("a request is given once");
+        (self.address, Arc::into_raw(slot).cast_mut().cast())
     }
 }
 

@@ -4,9 +4,10 @@
 //! requests on their way as there are readers, and no two calls on a disk overlap.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vddk_sys::{
     Block, CHUNK_SECTORS, Credential, Disk, Library, Login, Request, SECTOR_BYTES, Session,
@@ -52,6 +53,8 @@ enum Command {
 pub(super) struct Keeper {
     commands: Mutex<Option<Sender<Command>>>,
     thread: Option<JoinHandle<()>>,
+    /// After how long without an answer it is said.
+    slow: Duration,
 }
 
 impl Keeper {
@@ -63,6 +66,7 @@ impl Keeper {
     ) -> Result<Self, PortError> {
         let (commands, asked) = channel();
         let (started, ready) = channel();
+        let slow = patience.slow;
         let keep = move || keep(library, &log, &patience, &asked, &started);
         let thread = thread::Builder::new().name("vddk".to_owned()).spawn(keep);
         let thread = thread.map_err(|error| {
@@ -71,7 +75,7 @@ impl Keeper {
                 "the machine has no room for it",
             )
         })?;
-        let keeper = Self { commands: Mutex::new(Some(commands)), thread: Some(thread) };
+        let keeper = Self { commands: Mutex::new(Some(commands)), thread: Some(thread), slow };
         match ready.recv() {
             Ok(Ok(())) => Ok(keeper),
             Ok(Err(error)) => Err(unstarted(error)),
@@ -84,7 +88,7 @@ impl Keeper {
 
     /// Opens a disk.
     pub(super) fn open(&self, place: Arc<Place>) -> Result<(Number, Found), Failure> {
-        self.ask(|reply| Command::Open(place, reply))
+        self.ask("open a disk", |reply| Command::Open(place, reply))
     }
 
     /// Posts a request. Where it cannot be issued, it is answered as cancelled.
@@ -94,12 +98,12 @@ impl Keeper {
 
     /// Asks what of a range of sectors is allocated.
     pub(super) fn allocated(&self, disk: Number, range: (u64, u64)) -> Result<Vec<Block>, Failure> {
-        self.ask(|reply| Command::Allocated(disk, range, reply))
+        self.ask("tell what is allocated", |reply| Command::Allocated(disk, range, reply))
     }
 
     /// Makes a connection after the one of a number; returns the number of the one there is now.
     pub(super) fn again(&self, disk: Number, after: u64) -> Result<u64, Failure> {
-        self.ask(|reply| Command::Again(disk, after, reply))
+        self.ask("connect again", |reply| Command::Again(disk, after, reply))
     }
 
     /// Closes a disk.
@@ -107,10 +111,18 @@ impl Keeper {
         self.post(Command::Close(disk));
     }
 
-    fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Failure> {
+    fn ask<T>(&self, what: &str, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Failure> {
         let (reply, answer) = channel();
         self.post(command(reply));
-        answer.recv().unwrap_or(Err(Failure::Gone))
+        let mut waited = 0;
+        loop {
+            match answer.recv_timeout(self.slow) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => return Err(Failure::Gone),
+                Err(RecvTimeoutError::Timeout) => waited += self.slow.as_secs(),
+            }
+            tracing::warn!(what, seconds = waited, "waiting for VDDK");
+        }
     }
 
     fn post(&self, command: Command) {

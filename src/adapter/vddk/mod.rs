@@ -300,7 +300,7 @@ impl RemoteDisk {
         let slow = || {
             waited += self.patience.slow.as_secs();
             let place = &self.place;
-            tracing::warn!(%place, offset, seconds = waited, "VDDK does not answer a read");
+            tracing::warn!(what = "read", offset, %place, seconds = waited, "waiting for VDDK");
         };
         let Err(error) = lend(buffer, post, self.patience.slow, slow) else {
             taken.came();

@@ -86,9 +86,24 @@ impl Errand {
         let vddk = Vddk::start_with(&self.folder, patience)?;
         if let Some(before) = &self.before {
             self.copy(&vddk, before, "before.raw")?;
+            self.read_between_sectors(&vddk, before)?;
         }
         let root = self.copy(&vddk, &self.disk, "target.raw")?;
         Ok(Outcome::Copied { root, version: vddk.version().to_owned() })
+    }
+
+    /// Reads what begins and ends within sectors.
+    fn read_between_sectors(&self, vddk: &Vddk, disk: &str) -> Result<(), PortError> {
+        let copied = fs::read(self.folder.join("before.raw")).unwrap();
+        let blocks = vddk.open(self.place(disk))?;
+        for (offset, length) in [(100, 700), (12_345, 1), (511, 2), (512, 513)] {
+            let mut part = vec![0xaa; length];
+            blocks.read(u64::try_from(offset).unwrap(), &mut part)?;
+            assert_eq!(part, copied[offset..offset + length]);
+        }
+        let beyond = blocks.read(blocks.size() - 1, &mut [0; 2]).unwrap_err();
+        assert!(beyond.fault.text.contains("cannot read 2 bytes of"), "{beyond}");
+        Ok(())
     }
 
     fn copy(&self, vddk: &Vddk, disk: &str, target: &str) -> Result<String, PortError> {

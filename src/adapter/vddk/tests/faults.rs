@@ -224,28 +224,27 @@ fn a_flipped_bit_is_another_disk() {
 }
 
 #[test]
-fn a_request_that_is_never_answered_is_said_until_the_worker_is_ended() {
-    let mut bench = Bench::small();
-    bench.config.faults.push(fault(On::Read, 3, 1, Does::Hang));
-    let mut worker = bench.start();
-    let log = BufReader::new(worker.stderr.take().unwrap());
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    let line = std::iter::from_fn(|| lines.recv_timeout(Duration::from_mins(1)).ok())
-        .find(|line| line.contains("does not answer"))
-        .expect("it is said within a minute");
-    worker.kill().unwrap();
-    worker.wait().unwrap();
-    assert!(line.contains("WARN"), "{line}");
-    let said = line.split_once("VDDK does").map_or("", |(_, said)| said);
-    assert!(
-        said.starts_with(
-            " not answer a read place=`[ds1] web01/web01.vmdk` of vm-12 on vc.example:443 offset="
-        ),
-        "{line}"
-    );
+fn what_is_never_answered_is_said_until_the_worker_is_ended() {
+    for (on, nth, expected) in [
+        (On::Open, 1, r#"what="open a disk" seconds="#),
+        (On::Query, 2, r#"what="tell what is allocated" seconds="#),
+        (On::Read, 3, r#"what="read" offset="#),
+    ] {
+        let mut bench = Bench::small();
+        bench.config.faults.push(fault(on, nth, 1, Does::Hang));
+        let mut worker = bench.start();
+        let log = BufReader::new(worker.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let line = std::iter::from_fn(|| lines.recv_timeout(Duration::from_mins(1)).ok())
+            .find(|line| line.contains("waiting for VDDK") && line.contains(expected))
+            .expect("it is said within a minute");
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        assert!(line.contains(" WARN "), "{line}");
+    }
 }
 
 #[test]
