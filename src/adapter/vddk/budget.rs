@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// At most: with a second disk of the same ESXi host this is what hosts stand (their memory for all requests is 48 MB).
 pub(super) const BYTES_MAX: u64 = 16 << 20;
 
-/// At least; requests are cut down to it.
+/// At least, and what every bound is a multiple of: requests are cut down to it, and must be whole sectors.
 const BYTES_MIN: u64 = 64 << 10;
 
 /// What more is allowed at a time, once as much as sixteen times the bound came without a refusal.
@@ -74,7 +74,8 @@ impl Taken<'_> {
     pub(super) fn refused(self) {
         let mut held = self.budget.lock();
         if held.lowered == self.under {
-            held.allowed = BYTES_MIN.max(held.allowed / 2);
+            let half = held.allowed / 2;
+            held.allowed = BYTES_MIN.max(half - half % BYTES_MIN);
             (held.calm, held.lowered) = (0, held.lowered + 1);
         }
     }
@@ -105,8 +106,15 @@ mod tests {
             budget.take(1 << 20).refused();
         }
         assert_eq!(budget.largest(), BYTES_MIN);
-        budget.take(1 << 20).came();
-        assert_eq!(budget.largest(), BYTES_MIN + STEP);
+        for refusals in [3, 1, 5, 2, 9] {
+            while budget.largest() < 3 * STEP {
+                budget.take(1 << 20).came();
+            }
+            for _ in 0..refusals {
+                budget.take(1 << 20).refused();
+                assert!(budget.largest().is_multiple_of(BYTES_MIN), "{}", budget.largest());
+            }
+        }
         assert_eq!(budget.lock().flying, 0);
     }
 }
