@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use expect_test::expect;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -139,4 +139,40 @@ fn a_copy_to_a_device_goes_on_as_long_as_it_is_the_same_device() {
     let ran = sandbox.ferry(again).expect(0);
     assert!(ran.stderr.contains("is not there any more: the copy starts again"), "{}", ran.stderr);
     run("cmp", [sandbox.path("a.raw"), file]);
+}
+
+/// The first partition of a device, which the kernel is told of; it goes with this.
+struct Partition<'a>(&'a Loop);
+
+impl Drop for Partition<'_> {
+    fn drop(&mut self) {
+        run("delpart", [self.0.name(), "1"]);
+    }
+}
+
+#[test]
+fn a_partition_is_written_while_udev_is_kept_from_its_disk() {
+    let sandbox = Sandbox::new();
+    patterned(&sandbox, "a.raw", 48);
+    let image = filled(&sandbox, "image", 64);
+    let device = Loop::over(&image);
+    let (start, sectors) = (MIB / 512, 50 * MIB / 512);
+    run("addpart", [device.name(), "1", &start.to_string(), &sectors.to_string()]);
+    let _partition = Partition(&device);
+    let name = format!("{}p1", device.name());
+    let copy = ["copy", "a.raw", &name, "--force", "--verify"];
+
+    // As udev, and whoever makes partitions, would hold it.
+    let disk = File::open(device.name()).unwrap();
+    flock(&disk, FlockOperation::NonBlockingLockShared).unwrap();
+    let said = sandbox.ferry(copy).expect(1).stderr;
+    assert!(said.contains("cannot lock") && said.contains("lsblk"), "{said}");
+    drop(disk);
+
+    sandbox.ferry(copy).expect(0);
+    let (written, source) = (fs::read(&image).unwrap(), fs::read(sandbox.path("a.raw")).unwrap());
+    let (before, rest) = written.split_at(1 << 20);
+    let (copied, after) = rest.split_at(source.len());
+    assert!(copied == source);
+    assert!(before.iter().chain(after).all(|byte| *byte == 0xa5), "nothing else is written");
 }

@@ -55,6 +55,8 @@ pub(super) struct Place {
 
 /// A block device.
 struct Device {
+    /// Itself, or the disk of which it is a partition.
+    disk: PathBuf,
     size: Bytes,
     /// What no other device is called until the machine starts again; `None` where the kernel does not tell.
     identity: Option<String>,
@@ -121,19 +123,12 @@ impl Place {
     /// Keeps every other copy to this name away for as long as the answer lives.
     pub(super) fn alone(&self) -> anyhow::Result<(LockFile, Option<File>)> {
         let lock = LockFile::take(self.kept.with_extension("lock")).map_err(explained)?;
-        let device = self.device.as_ref().map(|_| self.lock_device()).transpose();
+        let device = self.device.as_ref().map(Device::lock).transpose();
         let name = self.part.display();
         let device = device.with_context(|| {
             format!("cannot lock {name} … hint: end what uses it: `lsblk` and `fuser -v` tell")
         })?;
         Ok((lock, device))
-    }
-
-    /// Keeps udev, and whoever starts what it finds on a device, away from it (systemd's `BLOCK_DEVICE_LOCKING`).
-    fn lock_device(&self) -> io::Result<File> {
-        let device = File::open(&self.part)?;
-        flock(&device, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(device)
     }
 
     /// Makes what the copy grows in, or finds what an earlier one of the same disk left.
@@ -284,15 +279,32 @@ impl Device {
         let known = Path::new("/sys/dev/block").join(&number);
         let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned());
         // The kernel counts disks as they appear. A partition is below its disk.
-        let disk = read(known.join("diskseq")).or_else(|_| read(known.join("../diskseq")));
+        let count = read(known.join("diskseq")).or_else(|_| read(known.join("../diskseq")));
         let started = read("/proc/sys/kernel/random/boot_id".into());
         // A partition may be made anew elsewhere on its disk; only partitions have a start.
         let begins = read(known.join("start")).unwrap_or_default();
-        let identity = disk.ok().zip(started.ok()).map(|(disk, started)| {
-            format!("disk {disk} of start {started}, {number}, {} bytes at {begins:?}", size.0)
+        let identity = count.ok().zip(started.ok()).map(|(count, started)| {
+            format!("disk {count} of start {started}, {number}, {} bytes at {begins:?}", size.0)
         });
-        Ok(Some(Self { size, identity }))
+        Ok(Some(Self { disk: whole_disk(path, &known), size, identity }))
     }
+
+    /// Keeps udev, and whoever starts what it finds on a device, away from it: systemd's `BLOCK_DEVICE_LOCKING`, which looks at
+    /// the lock of the whole disk for its partitions, too.
+    fn lock(&self) -> io::Result<File> {
+        let disk = File::open(&self.disk)?;
+        flock(&disk, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(disk)
+    }
+}
+
+/// Returns the disk that a partition is on, else the device itself. A container may have the partition and not its disk.
+fn whole_disk(device: &Path, known: &Path) -> PathBuf {
+    let above = known.join("partition").exists().then(|| known.join("../uevent"));
+    let text = above.and_then(|above| fs::read_to_string(above).ok()).unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let disk = name.map(|name| Path::new("/dev").join(name)).filter(|disk| disk.exists());
+    disk.unwrap_or_else(|| device.to_owned())
 }
 
 /// Tells whether a path lies where the kernel keeps devices, in memory: a file there is a mistake.
