@@ -222,6 +222,7 @@ rule_files![
     "ova_disk_format_unsupported",
     "ova_name_invalid",
     "source_tls_unchecked",
+    "target_disk_format_unfit",
     "vm_cpu_unknown",
     "vm_device_lost",
     "vm_device_passthrough",

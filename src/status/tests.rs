@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: cd24f92ee32300edcf3fd55bb514cc25
+          digest: 11f95085582045c6eb9d2e9223201be5
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: 7cc4c6e34141b128e61a0ee964b7578e
+          digest: 57320a3e5aa682388b7b6456907c8ec0
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: 6ff98a354f6f0c7636b8ae2ff751eaa3
+          digest: 9b814845da6e1c43027f06f54f66cae4
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 7172a23869949e5791b8c8058035f659
+          digest: b07d98646a2007139e7c1ad1bfd107ae
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: 5d0543d8a75e13b43baaf34c5144b2da
+          digest: 99ab73c872ae65814dae993ea19ec74d
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: 5d0543d8a75e13b43baaf34c5144b2da
+        digest: 99ab73c872ae65814dae993ea19ec74d
         status: Not ready
         waits: findings stand against it
         conditions:

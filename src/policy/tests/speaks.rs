@@ -9,6 +9,10 @@ fn vcenter(trust: Trust) -> Site {
     Site::Vsphere(Arc::new(VsphereSite { url, credentials, trust, transport: Transport::Auto }))
 }
 
+fn stored_as_qcow2(desired: &mut Desired) {
+    desired.target_site = Site::Local { path: "/vms".into(), disk_format: ImageFormat::Qcow2 };
+}
+
 pub(super) type Change = fn(&mut Desired, &mut Vm);
 
 /// For each rule and check: what makes it speak, and what it says. `the_table_covers_every_page` keeps it whole.
@@ -177,4 +181,30 @@ pub(super) const SPEAKS: &[(&str, Change, &str)] = &[
         |_, vm| vm.hosted.reading = Some("https".into()),
         "its disks are read by https",
     ),
+    (
+        "target.disk.format.unfit",
+        |desired, vm| {
+            stored_as_qcow2(desired);
+            vm.disks[0].capacity = Bytes((8 << 40) + 512);
+        },
+        "disk `vmdisk1` has 8796093022720 bytes, and a qcow2 holds 8 TiB (8796093022208)",
+    ),
+    (
+        "target.disk.format.unfit",
+        |desired, vm| {
+            stored_as_qcow2(desired);
+            vm.disks[0].capacity = Bytes(1_000_001);
+        },
+        "disk `vmdisk1` has 1000001 bytes, and a qcow2 holds whole sectors of 512 bytes",
+    ),
 ];
+
+#[test]
+fn what_fits_into_the_format_of_the_target_is_no_concern() {
+    for (format, capacity) in [(ImageFormat::Raw, 9 << 40), (ImageFormat::Qcow2, 8 << 40)] {
+        let (mut desired, mut vm) = (desired("web", "web-01"), vm("web-01"));
+        desired.target_site = Site::Local { path: "/vms".into(), disk_format: format };
+        vm.disks[0].capacity = Bytes(capacity);
+        assert_eq!(judge(desired, vm).findings, []);
+    }
+}
