@@ -105,24 +105,31 @@ fn main() {
             fs::remove_file(&target).unwrap();
         });
     }
-    if "NBD".contains(word) {
-        over_nbd(mib, &fragmented, &at, &ferry);
-    }
+    over_nbd(mib, word, &fragmented, &at, &ferry);
 }
 
-/// Exports of NBD over a Unix socket: a raw file by nbdkit, at once and with 5 ms before every read.
+/// Exports of NBD over a Unix socket: a raw file by nbdkit, at once, with 5 ms before every read, and the same by a server that
+/// lets one connection be made, as many do: qemu-nbd of what may be written, and nbdkit's plugins unless they say otherwise.
 fn over_nbd(
     mib: u64,
+    word: &str,
     source: &str,
     at: &dyn Fn(&str) -> String,
     ferry: &dyn Fn(&str, &str) -> String,
 ) {
-    for delay in ["0ms", "5ms"] {
+    for (delay, multi) in [("0ms", "plugin"), ("5ms", "plugin"), ("5ms", "disable")] {
+        let many = if multi == "disable" { ", one connection" } else { "" };
+        let title = format!("NBD, {delay} a read{many}, to raw");
+        if !title.contains(word) {
+            continue;
+        }
         let (socket, pid, target) = (at("nbd.sock"), at("nbdkit.pid"), at("target.raw"));
         let uri = format!("nbd+unix:///?socket={socket}");
-        let delayed = format!("delay-read={delay}");
-        let mut server = vec!["-U", &socket, "-P", &pid, "--filter=delay", "file", source];
-        server.push(&delayed);
+        let (delayed, multi_mode) =
+            (format!("delay-read={delay}"), format!("multi-conn-mode={multi}"));
+        let filters = ["--filter=multi-conn", "--filter=delay"];
+        let served = ["file", source, &delayed, &multi_mode];
+        let server = ["-U", &socket, "-P", &pid].into_iter().chain(filters).chain(served);
         // It is in the background, and answers, when this returns.
         assert!(Command::new("nbdkit").args(server).status().expect("nbdkit").success());
         let nbdcopy = |flags: &str| {
@@ -146,7 +153,7 @@ fn over_nbd(
                 ),
             ),
         ];
-        table(&format!("NBD, {delay} a read, to raw"), mib, &commands, &|| {
+        table(&title, mib, &commands, &|| {
             let identical = ["compare", "-f", "raw", "-F", "raw", source, &target];
             assert!(Command::new("qemu-img").args(identical).output().unwrap().status.success());
             fs::remove_file(&target).unwrap();
