@@ -14,12 +14,14 @@ use crate::adapter::local::{Accelerator, Libvirt};
 use crate::adapter::store::hold::HoldFile;
 use crate::adapter::store::holder;
 use crate::adapter::store::journal::JournalReader;
+use crate::adapter::vsphere::Privilege;
 use crate::cli::machine::{Machine, config, progress};
 use crate::cli::settings::{Flags, Settings, program_folders};
 use crate::cli::{Exit, Global, answer};
 use crate::collect::collect;
 use crate::controller::read::Reader;
 use crate::controller::sites;
+use crate::desired::Site;
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
 use crate::observed::{ConverterState, Gap};
@@ -153,13 +155,15 @@ fn providers(settings: &Settings) -> anyhow::Result<Vec<Check>> {
     let Some(head) = machine.repo.head()? else { return Ok(Vec::new()) };
     let mut reader = Reader::new(config(settings).manifests);
     let wanted = reader.read(&machine.repo, &head, &progress)?.0.wanted;
-    let seen = collect(&machine.world(), &sites(Some(&wanted), &progress), false);
+    let sites = sites(Some(&wanted), &progress);
+    let seen = collect(&machine.world(), &sites, false);
     let mut checks = Vec::new();
     for (name, seen) in &seen.sources {
         match &seen.state {
             Ok(state) => {
                 let count = state.vms.len();
                 checks.push(Check::ok("source", format!("{name} holds {count} VMs")));
+                checks.extend(sites.get(name).into_iter().flat_map(|site| account(&machine, site)));
                 checks.extend(state.gaps.iter().map(|gap| of_gap("source", gap)));
             }
             Err(gap) => checks.push(of_gap("source", gap)),
@@ -172,6 +176,26 @@ fn providers(settings: &Settings) -> anyhow::Result<Vec<Check>> {
         });
     }
     Ok(checks)
+}
+
+/// Names what the account of a server lacks.
+fn account(machine: &Machine, site: &Site) -> Vec<Check> {
+    let lacking = match machine.lacking(site) {
+        Ok(None) => return Vec::new(),
+        Ok(Some(lacking)) => lacking,
+        Err(error) => return vec![Check::of_port("privileges", error)],
+    };
+    if lacking.is_empty() {
+        return vec![Check::ok("privileges", "the account has all that are needed")];
+    }
+    let check = |Privilege { id, purpose, transports: _ }| {
+        Check::fails(
+            "privileges",
+            format!("the account lacks {id} on the root of the inventory: Ferry {purpose} with it"),
+            "give the account's role that privilege, on the root and what is below it",
+        )
+    };
+    lacking.into_iter().map(check).collect()
 }
 
 fn of_gap(name: &'static str, gap: &Gap) -> Check {

@@ -12,19 +12,20 @@ use crate::adapter::ova::OvaSource;
 use crate::adapter::source::Sources;
 use crate::adapter::store::hold::HoldFile;
 use crate::adapter::store::journal::JournalReader;
-use crate::adapter::vsphere::VsphereSource;
+use crate::adapter::vsphere::{Privilege, VsphereSource};
 use crate::adapter::worker::Subprocesses;
 use crate::cli::explained;
 use crate::cli::settings::{Settings, program_folders};
 use crate::controller::Config;
 use crate::decide::Limits;
+use crate::desired::Site;
 use crate::domain::id::{CommitId, JournalId};
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
 use crate::execute::WorkerMeans;
 use crate::journal::progress::Progress;
 use crate::manifest::parse;
-use crate::port::{PlanRepo, World};
+use crate::port::{PlanRepo, PortError, World};
 
 /// The very program that runs, for workers: an upgrade that replaces its file meanwhile must not keep them from starting, and
 /// they must speak the same protocol.
@@ -68,6 +69,14 @@ impl Machine {
     /// Makes the adapters for a command that copies nothing.
     pub(super) fn looking(settings: &Settings) -> anyhow::Result<Self> {
         Self::new(settings, Box::new(|| {}))
+    }
+
+    /// Lists the privileges that the account of a server of vSphere lacks; `None` where that cannot be asked, or there are none.
+    pub(super) fn lacking(&self, site: &Site) -> Result<Option<Vec<Privilege>>, PortError> {
+        match site {
+            Site::Vsphere(_) => self.source.vsphere.lacking(site),
+            Site::Ova { .. } | Site::Local { .. } => Ok(None),
+        }
     }
 
     /// Calls the waker whenever something changed at a source that tells.

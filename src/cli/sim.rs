@@ -13,6 +13,11 @@ use crate::sim::vsphere::{Scenario, Server};
 
 /// Starts a simulated server, for demos and tests.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ferry sim vsphere --listen 127.0.0.1:8989
+
+Exit codes: 0 it was interrupted, 1 it does not start, 64 wrong usage")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     server: Kind,

@@ -112,7 +112,10 @@ fn vsphere() {
     let settings = fs::read_to_string(copy.sandbox.path("vms/ferry.yaml")).unwrap();
     copy.sandbox.write("vms/ferry.yaml", edited(&settings));
     copy.sandbox.write("vms/vcenter.password", "pass\n");
-    copy.preview(2, expect![[r#""#]]);
+    copy.preview(2, expect![[r#"
+        + shop/web-01 migrate cold, powers it off, does not start it: the target starts nothing: `local` starts no VMs, so `web-01` stays off there; its disks are read by `https`, since they are flat files without snapshots
+        + shop/db-01 migrate cold: its disks are read by `https`, since they are flat files without snapshots
+    "#]]);
     assert_eq!(copy.run(0), ["db-01", "web-01"]);
 }
 

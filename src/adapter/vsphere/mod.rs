@@ -16,6 +16,7 @@ mod images;
 mod inventory;
 mod lease;
 mod link;
+mod privilege;
 mod session;
 mod soap;
 mod task;
@@ -45,6 +46,7 @@ use crate::observed::SourceState;
 use crate::port::{PortError, PoweredOn, Source};
 
 pub use images::ServerImages;
+pub use privilege::{PRIVILEGES, Privilege};
 
 /// What a server is logged in with, and which ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +188,12 @@ impl VsphereSource {
             follow(&server, waker.clone());
         }
         Ok(server)
+    }
+
+    /// Lists the privileges that the account lacks on the root of a site's inventory; `None` where that cannot be asked.
+    pub fn lacking(&self, site: &Site) -> Result<Option<Vec<Privilege>>, PortError> {
+        let terms = self.terms(site, "");
+        privilege::lacking(&self.server(site)?.session, terms.transport, terms.has_library)
     }
 
     fn terms<'a>(&self, site: &Site, uuid: &'a str) -> Terms<'a> {

@@ -58,6 +58,8 @@ pub(super) struct Session {
 struct State {
     service: Option<Service>,
     cookie: Option<String>,
+    /// What the server calls the session.
+    key: String,
     /// Whether it was given back for good.
     closed: bool,
     /// How often it was logged in: what the server keeps for a session ends with it.
@@ -89,6 +91,13 @@ impl Session {
         let mut state = self.lock();
         self.log_in(&mut state)?;
         Ok(state.logins)
+    }
+
+    /// Returns what the server calls the session, logged in.
+    pub(super) fn key(&self) -> Result<String, PortError> {
+        let mut state = self.lock();
+        self.log_in(&mut state)?;
+        Ok(state.key.clone())
     }
 
     /// Returns the cookie, logged in. `refused` is one that the server did not take any more.
@@ -174,7 +183,9 @@ impl Session {
             .text("userName", &self.access.username)
             .text("password", secret.expose());
         match self.link.call(&request, &state.version(), None, TIMEOUT) {
-            Ok((_, Some(cookie))) => {
+            Ok((answer, Some(cookie))) => {
+                let session = answer.child("returnval");
+                state.key = session.and_then(|it| it.text_of("key")).unwrap_or_default().to_owned();
                 state.cookie = Some(cookie);
                 state.logins += 1;
                 state.refused = None;
