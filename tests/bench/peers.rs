@@ -11,6 +11,8 @@
 #![expect(clippy::print_stdout, reason = "the table is the answer")]
 #![expect(clippy::disallowed_methods, reason = "it measures time and starts programs")]
 
+mod rounds;
+
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,26 +23,13 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::rounds::{Rounds, SPREAD_MAX, Used, median};
+
 /// The disk's size unless one is given: some seconds a run.
 const MIB: u64 = 2048;
 
-/// How many rounds make a result, and how many there are at most.
-const RUNS: usize = 5;
-const ROUNDS_MAX: usize = 25;
-
-/// The spread, in percent, above which there is no result.
-const SPREAD_MAX: f64 = 15.0;
-
 /// What tells this program to run one command and say what it used.
 const MEASURE: &str = "--measure-one";
-
-/// What one run used.
-#[derive(Clone, Copy)]
-struct Used {
-    seconds: f64,
-    processor: f64,
-    peak_kib: f64,
-}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -169,34 +158,20 @@ fn over_nbd(
 
 /// Runs the commands in turn and prints a row for each.
 fn table(title: &str, mib: u64, commands: &[(String, String)], check: &dyn Fn()) {
-    let mut all = vec![Vec::new(); commands.len()];
-    for round in 0..=ROUNDS_MAX {
-        for ((_, command), used) in commands.iter().zip(&mut all) {
-            let one = measured(command);
-            check();
-            if round > 0 {
-                used.push(one);
-            }
-        }
-        if round >= RUNS && worst_spread(&all, round - RUNS) <= SPREAD_MAX {
-            break;
-        }
-    }
-    let rounds = all[0].len();
-    let quietest = (0..=rounds - RUNS)
-        .min_by(|one, other| worst_spread(&all, *one).total_cmp(&worst_spread(&all, *other)));
-    let first = quietest.unwrap();
-    for used in &mut all {
-        *used = used[first..first + RUNS].to_vec();
-    }
-    println!("\n{title}, {mib} MiB, rounds {} to {} of {rounds}", first + 1, first + RUNS);
+    let rounds = Rounds::run(commands.len(), |nth| {
+        let used = measured(&commands[nth].1);
+        check();
+        used
+    });
+    println!("\n{title}, {mib} MiB, {}", rounds.which);
     println!(
         "{:<48}{:>9}{:>9}{:>10}{:>9}{:>9}{:>9}",
         "", "median", "spread", "MiB/s", "CPU", "memory", "against"
     );
-    let others = commands.iter().zip(&all).filter(|((name, _), _)| !name.starts_with("ferry"));
+    let others =
+        commands.iter().zip(&rounds.used).filter(|((name, _), _)| !name.starts_with("ferry"));
     let best = others.map(|(_, used)| median(used, |one| one.seconds).0).fold(f64::MAX, f64::min);
-    for ((name, _), used) in commands.iter().zip(&all) {
+    for ((name, _), used) in commands.iter().zip(&rounds.used) {
         let (seconds, spread) = median(used, |one| one.seconds);
         let rate = f64::from(u32::try_from(mib).unwrap()) / seconds;
         let (processor, _) = median(used, |one| one.processor);
@@ -207,20 +182,6 @@ fn table(title: &str, mib: u64, commands: &[(String, String)], check: &dyn Fn())
             "{name:<48}{seconds:>7.2} s{spread:>7.0} %{rate:>10.0}{processor:>7.2} s{peak:>5.0} MiB{against:>7.2} x{void}"
         );
     }
-}
-
-/// Returns the median, and the spread in percent of it.
-fn median(used: &[Used], of: fn(&Used) -> f64) -> (f64, f64) {
-    let mut values: Vec<f64> = used.iter().map(of).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let (middle, last) = (values[values.len() / 2], values[values.len() - 1]);
-    (middle, (last - values[0]) / middle * 100.0)
-}
-
-/// Returns the largest spread of a command's times over the rounds from one on.
-fn worst_spread(all: &[Vec<Used>], first: usize) -> f64 {
-    let spread = |used: &Vec<Used>| median(&used[first..first + RUNS], |one| one.seconds).1;
-    all.iter().map(spread).fold(0.0, f64::max)
 }
 
 /// Runs a command in a process of its own, whose children are this command's processes and no others.
