@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::adapter::clock::SystemClock;
 use crate::cli::{Exit, answer};
@@ -15,7 +17,7 @@ use crate::sim::vsphere::{Scenario, Server};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  ferry sim vsphere --listen 127.0.0.1:8989
+  ferry sim vsphere   a vCenter with two small VMs
 
 Exit codes: 0 it was interrupted, 1 it does not start, 64 wrong usage")]
 pub(super) struct Arguments {
@@ -65,7 +67,7 @@ struct Vsphere {
     /// What it holds and how it behaves.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// Where its disks are made [default: `ferry-sim-PORT` in the folder for temporary files].
+    /// Where its disks are made; the list of them stays there [default: a folder for temporary files, removed at the end].
     #[arg(long)]
     dir: Option<PathBuf>,
     /// How the answer is printed.
@@ -101,9 +103,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Kind::Vsphere(arguments) = arguments.server;
     let Vsphere { listen, scenario, dir, output } = arguments;
     let scenario = scenario.map_or_else(|| Ok(Scenario::demo()), |file| Scenario::read(&file))?;
-    let dir =
-        dir.unwrap_or_else(|| std::env::temp_dir().join(format!("ferry-sim-{}", listen.port())));
-    let server = Server::start(&scenario, listen, &dir, Arc::new(SystemClock::start()))?;
+    let passing = std::env::temp_dir().join(format!("ferry-sim-{}", std::process::id()));
+    let folder = dir.as_ref().unwrap_or(&passing);
+    let interrupt = Interrupt::watch().context("cannot watch for signals")?;
+    let server = Server::start(&scenario, listen, folder, Arc::new(SystemClock::start()))?;
     let (username, password) = server.login();
     let started = Started {
         url: server.url(),
@@ -124,21 +127,37 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             started.disks.display(),
         ),
     });
-    interrupted()?;
+    interrupt.wait();
+    drop(server);
+    if dir.is_none() {
+        std::fs::remove_dir_all(&passing)
+            .with_context(|| format!("cannot remove {}", passing.display()))?;
+    }
     Ok(Exit::Done)
 }
 
-/// Waits until the process is asked to end.
-fn interrupted() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    runtime.context("cannot watch for signals")?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        anyhow::Ok(())
-    })
+/// Hears when the process is asked to end.
+struct Interrupt {
+    runtime: Runtime,
+    signals: [Signal; 2],
+}
+
+impl Interrupt {
+    fn watch() -> std::io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let inside = runtime.enter();
+        let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+        drop(inside);
+        Ok(Self { runtime, signals })
+    }
+
+    fn wait(self) {
+        let Self { runtime, signals: [mut interrupt, mut terminate] } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+    }
 }

@@ -37,6 +37,7 @@ mod remote;
 mod samples;
 mod sandbox;
 mod shop;
+mod sim;
 mod story;
 mod tidy;
 #[cfg(feature = "peers")]

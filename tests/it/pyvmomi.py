@@ -692,9 +692,9 @@ class Driver:
         do("arm", "{ method: RetrieveProperties, call: 1, delay: 300ms }")
         began = time.monotonic()
         same((self.read([vm], vim.VirtualMachine, ["name"])[0].propSet[0].val, time.monotonic() - began > 0.3), ("web01", True))
-        do("arm", "{ method: RetrieveProperties, call: 1, missing: NotAuthenticated }")
+        do("arm", "{ method: RetrieveProperties, call: 1, missing: SystemError }")
         missing = self.read([vm], vim.VirtualMachine, ["name"])[0].missingSet
-        same([(one.path, type(one.fault)) for one in missing], [("name", vim.fault.NotAuthenticated)])
+        same([(one.path, type(one.fault)) for one in missing], [("name", vmodl.fault.SystemError)])
         do("arm", "{ method: GET /folder, call: 1, truncate: 1000 }")
         flat = "/folder/web01/web01-flat.vmdk?dcPath=DC1&dsName=ds1"
         raises(Exception, get, flat, self.cookie())
@@ -725,6 +725,8 @@ class Driver:
         self.instance.CurrentTime()
         do("advance", 31 * 60)
         raises(vim.fault.NotAuthenticated, self.instance.CurrentTime)
+        missing = self.read([self.vms["web01"]], vim.VirtualMachine, ["name"])[0].missingSet
+        same([(one.path, type(one.fault)) for one in missing], [("name", vim.fault.NotAuthenticated)])
         same(status_of("/folder/web01/web01-flat.vmdk?dcPath=DC1&dsName=ds1", self.cookie()), 401)
 
 

@@ -315,8 +315,11 @@ fn place(site: &Site, spec: &VmSpec, name: &str, at: u32) -> Result<(Ref, Ref), 
         Some(wanted) => site.hosts.iter().find(|(name, ..)| name == wanted),
         None => site.hosts.iter().cycle().nth(usize::try_from(at).unwrap_or(0)),
     };
-    let wanted = spec.host.as_deref().unwrap_or("of any name");
-    let (_, host, root_pool) = host.ok_or_else(|| missing("host", wanted))?.clone();
+    let (_, host, root_pool) = host.ok_or_else(|| match &spec.host {
+        Some(wanted) => missing("host", wanted),
+        None => BuildError::Sense(format!("the VM {name} has no host to run on")),
+    })?;
+    let (host, root_pool) = (host.clone(), root_pool.clone());
     let pool = match &spec.pool {
         None => root_pool,
         Some(wanted) => {

@@ -81,6 +81,9 @@ impl Spec {
             let Some(start) = set.child("obj") else { continue };
             let start = match world.resolve(call, start) {
                 Ok(start) => start,
+                Err(_) if call.cookie.is_none() => {
+                    return Err(Fault::not_authenticated(&call.this));
+                }
                 Err(_) if reports_missing => continue,
                 Err(fault) => return Err(fault),
             };
@@ -98,6 +101,9 @@ impl Spec {
             let mut named = Vec::new();
             names(&object.ways, &mut named);
             found.take(self, &object.start, object.skip);
+            if cookie.is_none() {
+                continue;
+            }
             found.follow(self, &object.start, &object.ways, &named, &mut HashSet::new());
         }
         found.refs
@@ -264,28 +270,26 @@ impl World {
         self.property(of, name).or_else(|| self.singleton_property(cookie, of, name))
     }
 
-    /// Makes the content of a result: what of an object could be read and what not.
-    pub(super) fn object_content(
-        &self,
-        of: &Ref,
-        read: Vec<(String, Value)>,
-        fault: Option<&Fault>,
-    ) -> Data {
+    /// Makes the content of a result: what of an object could be read, or why nothing could.
+    ///
+    /// Without a session the call succeeds all the same, as on a real server, and says so property by property.
+    fn object_content(&self, call: &Call<'_>, of: &Ref, read: Vec<(String, Value)>) -> Data {
+        let fault = if let Some(scripted) = &call.missing {
+            Some(scripted.clone())
+        } else if call.cookie.is_none() && of.kind != "ServiceInstance" {
+            Some(Fault::not_authenticated(of))
+        } else {
+            self.denied(of, "System.Read").then(|| Fault::no_permission(of, "System.Read"))
+        };
         let data = Data::new("ObjectContent").with("obj", of);
-        let denied =
-            self.denied(of, "System.Read").then(|| Fault::no_permission(of, "System.Read"));
-        match fault.cloned().or(denied) {
-            None => {
-                let set = read.into_iter().map(|(name, value)| {
-                    Data::new("DynamicProperty").with("name", name).any("val", value)
-                });
-                data.with("propSet", list("DynamicProperty", set))
-            }
-            Some(fault) => {
-                let missing = read.iter().map(|(name, _)| fault.missing(name));
-                data.with("missingSet", list("MissingProperty", missing))
-            }
-        }
+        let Some(fault) = fault else {
+            let set = read.into_iter().map(|(name, value)| {
+                Data::new("DynamicProperty").with("name", name).any("val", value)
+            });
+            return data.with("propSet", list("DynamicProperty", set));
+        };
+        let missing = read.iter().map(|(name, _)| fault.missing(name));
+        data.with("missingSet", list("MissingProperty", missing))
     }
 
     fn page(&self, call: &Call<'_>, mut token: Token) -> Result<(Vec<Data>, Option<Token>), Fault> {
@@ -295,7 +299,7 @@ impl World {
             let Some(spec) = token.specs.get(spec) else { continue };
             // One that was removed after it was selected is left out.
             if let Some(read) = spec.read(self, call.cookie, &object)? {
-                objects.push(self.object_content(&object, read, call.missing.as_ref()));
+                objects.push(self.object_content(call, &object, read));
             }
         }
         let more = (!token.rest.is_empty()).then_some(token);

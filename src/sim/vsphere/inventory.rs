@@ -139,24 +139,20 @@ impl Inventory {
     }
 
     pub(super) fn vm(&self, id: &str) -> Option<&Machine> {
-        match &self.get(id)?.entity {
-            Entity::Vm(machine) => Some(machine),
-            _ => None,
-        }
+        let Entity::Vm(machine) = &self.get(id)?.entity else { return None };
+        Some(machine)
     }
 
     /// Returns a VM to be changed.
     pub(super) fn change_vm(&mut self, id: &str) -> Option<&mut Machine> {
-        match &mut self.change(id)?.entity {
-            Entity::Vm(machine) => Some(machine),
-            _ => None,
-        }
+        let Entity::Vm(machine) = &mut self.change(id)?.entity else { return None };
+        Some(machine)
     }
 
     pub(super) fn vms(&self) -> impl Iterator<Item = (&Object, &Machine)> {
-        self.all().filter_map(|object| match &object.entity {
-            Entity::Vm(machine) => Some((object, &**machine)),
-            _ => None,
+        self.all().filter_map(|object| {
+            let Entity::Vm(machine) = &object.entity else { return None };
+            Some((object, &**machine))
         })
     }
 

@@ -187,7 +187,7 @@ pub(super) static METHODS: &[Method] = &[
     on(
         "PropertyCollector",
         "RetrievePropertiesEx",
-        VIEW,
+        None,
         &[some("specSet", Shape::Of(&FILTER)), must("options", PAGE)],
         collector::retrieve,
     ),

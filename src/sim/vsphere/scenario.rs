@@ -145,8 +145,8 @@ impl Scenario {
         if vms.map(|vm| u64::from(vm.count.unwrap_or(1))).sum::<u64>() > VMS_MAX.into() {
             return Err(format!("there are more than {VMS_MAX} VMs"));
         }
-        if self.pages.retrieve == 0 || self.pages.updates == 0 {
-            return Err("a page of 0 objects never ends".to_owned());
+        if [self.pages.retrieve, self.pages.updates, self.pages.areas].contains(&0) {
+            return Err("a page of nothing never ends".to_owned());
         }
         let version = self.api_version.split('.').map(str::parse::<u32>);
         if version.clone().count() < 2 || version.clone().any(|part| part.is_err()) {
@@ -205,11 +205,13 @@ pub(super) struct Pages {
     pub(super) updates: usize,
     /// Changed areas in one answer.
     pub(super) areas: usize,
+    /// How much of a disk one answer about them covers.
+    pub(super) window: Size,
 }
 
 impl Default for Pages {
     fn default() -> Self {
-        Self { retrieve: 1000, updates: 100, areas: 2000 }
+        Self { retrieve: 1000, updates: 100, areas: 2000, window: Size(u64::MAX) }
     }
 }
 

@@ -166,13 +166,14 @@ pub(super) fn changed_areas(world: &mut World, call: &Call<'_>) -> Result<Reply,
         return Err(Fault::invalid_argument("startOffset"));
     }
     let areas = changed(live, seen, text("changeId"))?;
-    let maximum = world.scenario.pages.areas;
-    let mut later = areas.into_iter().filter(|(_, end)| *end > start);
-    let page: Vec<(u64, u64)> = later.by_ref().take(maximum).collect();
+    let pages = &world.scenario.pages;
+    let end = start.saturating_add(pages.window.0).min(seen.capacity);
+    let mut later = areas.into_iter().filter(|(from, to)| *to > start && *from < end);
+    let page: Vec<(u64, u64)> = later.by_ref().take(pages.areas).collect();
     // What the answer covers ends where the first area begins that has no place in it.
-    let end = later.next().map_or(seen.capacity, |(next, _)| next);
+    let end = later.next().map_or(end, |(next, _)| next);
     let extents = page.into_iter().map(|(from, to)| {
-        let from = from.max(start);
+        let (from, to) = (from.max(start), to.min(end));
         Data::new("DiskChangeExtent").with("start", long(from)).with("length", long(to - from))
     });
     let info = Data::new("DiskChangeInfo")
