@@ -127,7 +127,7 @@ impl Spec {
         let mut roots: Vec<(&str, Value)> = Vec::new();
         let wanted = self.properties.iter().filter(|property| is_a(of.kind, &property.kind));
         for property in wanted {
-            let all = property.all.then(|| super::methods::properties(of.kind));
+            let all = property.all.then(|| super::service::properties(of.kind));
             let all = all.into_iter().flatten();
             for path in property.paths.iter().map(String::as_str).chain(all) {
                 if read.iter().any(|(known, _)| known == path) {

@@ -54,7 +54,7 @@ pub(super) fn folder(
             let opened = world.admit(&proof, &method, &target)?;
             let path = uri.path().strip_prefix("/folder/").unwrap_or_default();
             let query = uri.query().unwrap_or_default();
-            let found = world.file(&decoded(path), query).ok_or(StatusCode::NOT_FOUND)?;
+            let found = world.file(&decoded(path), query)?;
             Ok((found, opened))
         });
         let (found, opened) = match found {
@@ -107,12 +107,12 @@ impl World {
     }
 
     /// Finds the file that a path below a datastore names.
-    fn file(&self, path: &str, query: &str) -> Option<Found> {
+    fn file(&self, path: &str, query: &str) -> Result<Found, StatusCode> {
         let parameter = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| decoded(value))
         };
-        let wanted = parameter("dsName")?;
+        let wanted = parameter("dsName").ok_or(StatusCode::NOT_FOUND)?;
         let center = parameter("dcPath");
         // Clients encode these once or twice: both are understood, as names without special characters are.
         let is = |name: &str, given: &str| name == given || name == decoded(given);
@@ -124,19 +124,24 @@ impl World {
                     center.as_ref().is_none_or(|center| is(&datacenter.name, center))
                 })
         });
-        let datastore = datastores.next()?;
-        let Entity::Datastore { vms, .. } = &datastore.entity else { return None };
+        let datastore = datastores.next().ok_or(StatusCode::NOT_FOUND)?;
+        if self.denied(&datastore.me, "Datastore.Browse") {
+            return Err(StatusCode::FORBIDDEN);
+        }
+        let Entity::Datastore { vms, .. } = &datastore.entity else {
+            return Err(StatusCode::NOT_FOUND);
+        };
         for machine in vms.iter().filter_map(|vm| self.inventory.vm(&vm.id)) {
             for disk in machine.disks.iter().filter(|disk| disk.datastore == datastore.me) {
                 let kept = machine.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
                 let mut chain: Vec<&Disk> = kept.filter(|kept| kept.key == disk.key).collect();
                 chain.push(disk);
                 if let Some(found) = of_chain(&chain, path) {
-                    return Some(found);
+                    return Ok(found);
                 }
             }
         }
-        None
+        Err(StatusCode::NOT_FOUND)
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Lease {
     ticket: String,
     files: Vec<Export>,
     error: Option<Fault>,
+    /// It never becomes ready, by script.
+    fails: Option<Fault>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +186,7 @@ impl World {
             ticket,
             files,
             error: None,
+            fails: call.task.clone(),
         };
         self.leases.insert(me.id.clone(), lease);
         self.plan(self.scenario.lease.initializing.0, Due::LeaseIsReady(me.clone()));
@@ -194,6 +197,10 @@ impl World {
         let elapsed = self.elapsed;
         let Some(lease) = self.leases.get_mut(&me.id) else { return };
         if lease.state != State::Initializing {
+            return;
+        }
+        if let Some(fault) = lease.fails.clone() {
+            self.end_lease(me, Err(fault));
             return;
         }
         lease.state = State::Ready;

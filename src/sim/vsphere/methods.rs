@@ -7,14 +7,14 @@ use super::inventory::is_a;
 use super::lease;
 use super::power;
 use super::reconfigure;
-use super::scenario::Scenario;
 use super::search;
+use super::service::{self, singletons};
 use super::session;
 use super::snapshot;
 use super::soap::{Part, Shape, check, many, may, must, some};
 use super::task;
 use super::updates;
-use super::value::{Data, Ref, Value, list, time};
+use super::value::{Ref, Value};
 use super::view;
 use super::world::World;
 use crate::xml::Element;
@@ -160,8 +160,8 @@ const VIEW: Option<&str> = Some("System.View");
 
 /// All methods.
 pub(super) static METHODS: &[Method] = &[
-    on("ServiceInstance", "RetrieveServiceContent", None, &[], service_content),
-    on("ServiceInstance", "CurrentTime", VIEW, &[], current_time),
+    on("ServiceInstance", "RetrieveServiceContent", None, &[], service::content),
+    on("ServiceInstance", "CurrentTime", VIEW, &[], service::current_time),
     on(
         "SessionManager",
         "Login",
@@ -388,53 +388,6 @@ pub(super) fn managed_type(name: &str) -> Option<&'static str> {
     TYPES.iter().copied().find(|known| *known == name)
 }
 
-/// Returns all top-level properties of a managed type.
-pub(super) fn properties(kind: &str) -> Vec<&'static str> {
-    let own: &[&str] = match kind {
-        "ContainerView" => &["container", "recursive", "type", "view"],
-        "Task" => &["info"],
-        "HttpNfcLease" => &[
-            "capabilities",
-            "error",
-            "info",
-            "initializeProgress",
-            "mode",
-            "state",
-            "transferProgress",
-        ],
-        "VirtualMachineSnapshot" => &["childSnapshot", "config", "vm"],
-        "AuthorizationManager" => &["privilegeList"],
-        "CustomFieldsManager" => &["field"],
-        "EventManager" => &["latestEvent", "maxCollector"],
-        "PropertyCollector" => &["filter"],
-        "ServiceInstance" => &["capability", "content", "serverClock"],
-        "SessionManager" => &["currentSession", "defaultLocale", "sessionList"],
-        "TaskManager" => &["maxCollector", "recentTask"],
-        _ => super::entity::own(kind),
-    };
-    let common = is_a(kind, "ManagedEntity").then_some(super::entity::COMMON);
-    own.iter().copied().chain(common.into_iter().flatten()).collect()
-}
-
-/// Returns the objects that are there once, by their place in `ServiceContent`.
-pub(super) fn singletons(scenario: &Scenario) -> Vec<(&'static str, Ref)> {
-    let all = [
-        ("propertyCollector", "PropertyCollector", "propertyCollector", "ha-property-collector"),
-        ("viewManager", "ViewManager", "ViewManager", "ViewManager"),
-        ("sessionManager", "SessionManager", "SessionManager", "ha-sessionmgr"),
-        ("authorizationManager", "AuthorizationManager", "AuthorizationManager", "ha-authmgr"),
-        ("eventManager", "EventManager", "EventManager", "ha-eventmgr"),
-        ("taskManager", "TaskManager", "TaskManager", "ha-taskmgr"),
-        ("customFieldsManager", "CustomFieldsManager", "CustomFieldsManager", ""),
-        ("searchIndex", "SearchIndex", "SearchIndex", "ha-searchindex"),
-    ];
-    let id = |(place, kind, id, on_host): (_, _, &'static str, &'static str)| {
-        let id = if scenario.esxi { on_host } else { id };
-        (!id.is_empty()).then(|| (place, Ref::new(kind, id)))
-    };
-    all.into_iter().filter_map(id).collect()
-}
-
 impl World {
     /// Finds what a reference of a request names.
     pub(super) fn resolve(&self, call: &Call<'_>, element: &Element) -> Result<Ref, Fault> {
@@ -476,40 +429,6 @@ impl World {
             || (of.kind == "HttpNfcLease" && self.leases.contains_key(&of.id))
             || (of.kind == "ServiceInstance" && *of.id == *"ServiceInstance")
             || singletons(&self.scenario).iter().any(|(_, one)| one == of)
-    }
-
-    /// Reads a property of an object that is there once.
-    pub(super) fn singleton_property(
-        &self,
-        cookie: Option<&str>,
-        of: &Ref,
-        name: &str,
-    ) -> Option<Value> {
-        let session = cookie.and_then(|cookie| self.sessions.open.get(cookie));
-        let user = &self.scenario.username;
-        Some(match (of.kind, name) {
-            ("ServiceInstance", "content") => content(self).into(),
-            ("ServiceInstance", "serverClock") => time(self.now),
-            ("ServiceInstance", "capability") => Data::new("Capability")
-                .with("provisioningSupported", !self.scenario.esxi)
-                .with("multiHostSupported", !self.scenario.esxi)
-                .with("userShellAccessSupported", false)
-                .into(),
-            ("SessionManager", "currentSession") => {
-                session.map(|session| session.describe(user)).into()
-            }
-            ("SessionManager", "sessionList") => {
-                list("UserSession", self.sessions.open.values().map(|s| s.describe(user)))
-            }
-            ("AuthorizationManager", "privilegeList") => search::privilege_list(),
-            ("TaskManager", "recentTask") => super::value::refs(self.tasks.values().map(|t| &t.me)),
-            ("EventManager", "latestEvent") => Value::Unset,
-            ("PropertyCollector", "filter") => Value::Unset,
-            ("SessionManager", "defaultLocale") => "en".into(),
-            ("CustomFieldsManager", "field") => super::entity::field_definitions(self),
-            ("EventManager" | "TaskManager", "maxCollector") => super::value::int(32),
-            _ => return None,
-        })
     }
 
     /// Tells whether the user lacks a privilege on an object.
@@ -557,62 +476,26 @@ pub(super) fn dispatch(
         let fault = Fault::new("MethodNotFound", text);
         return Err(fault.with("receiver", receiver).with("method", request.name.clone()));
     };
-    if method.privilege.is_some() && cookie.is_none() {
+    if cookie.is_none() && (method.privilege.is_some() || resolved.is_err()) {
         let named = managed_type(this.attribute("type").unwrap_or_default());
         let named = named.map(|kind| Ref::new(kind, this.text()));
         let root = world.inventory.root.clone();
         return Err(Fault::not_authenticated(&named.unwrap_or(root)));
     }
     let this = resolved?;
-    if let Some(privilege) = method.privilege
-        && world.denied(&this, privilege)
-    {
-        return Err(Fault::no_permission(&this, privilege));
+    if let Some(privilege) = method.privilege {
+        let owner = match this.kind {
+            "VirtualMachineSnapshot" => world.inventory.vm_of_snapshot(&this.id),
+            _ => None,
+        };
+        let subject = owner.map_or(&this, |(vm, _)| &vm.me);
+        if world.denied(subject, privilege) {
+            return Err(Fault::no_permission(subject, privilege));
+        }
     }
     check(method.name, &request.children[1..], method.parameters)?;
     let Asked { since, number, is_first } = asked;
     let (missing, task) = script;
     let call = Call { cookie, this, arguments: request, missing, task, since, number, is_first };
     (method.answer)(world, &call)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "all methods answer alike")]
-fn service_content(world: &mut World, _: &Call<'_>) -> Result<Reply, Fault> {
-    Ok(Reply::Value(content(world).into()))
-}
-
-fn content(world: &World) -> Data {
-    let data = Data::new("ServiceContent").with("rootFolder", &world.inventory.root);
-    let data = data.with("about", about(world));
-    singletons(&world.scenario).into_iter().fold(data, |data, (place, me)| data.with(place, me))
-}
-
-fn about(world: &World) -> Data {
-    let scenario = &world.scenario;
-    let (name, os, line, api) = if scenario.esxi {
-        ("VMware ESXi", "vmnix-x86", "embeddedEsx", "HostAgent")
-    } else {
-        ("VMware vCenter Server", "linux-x64", "vpx", "VirtualCenter")
-    };
-    let uuid = scenario.instance_uuid.clone().unwrap_or_else(|| world.uuid("instance"));
-    Data::new("AboutInfo")
-        .with("name", name)
-        .with("fullName", format!("{name} {} build-22385739", scenario.version))
-        .with("vendor", "VMware, Inc.")
-        .with("version", &scenario.version)
-        .with("build", "22385739")
-        .with("localeVersion", "INTL")
-        .with("localeBuild", "000")
-        .with("osType", os)
-        .with("productLineId", line)
-        .with("apiType", api)
-        .with("apiVersion", &scenario.api_version)
-        .with("instanceUuid", (!scenario.esxi).then_some(uuid))
-        .with("licenseProductName", "VMware VirtualCenter Server")
-        .with("licenseProductVersion", "8.0")
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "all methods answer alike")]
-fn current_time(world: &mut World, _: &Call<'_>) -> Result<Reply, Fault> {
-    Ok(Reply::Value(time(world.now)))
 }

@@ -10,6 +10,18 @@
 //!                          │           shared: world (inventory, tasks, leases, sessions) and the time
 //!                          └──────────► disk: raw sparse files, what changed since which snapshot
 //! ```
+//!
+//! # Guarantees
+//!
+//! Each request is checked for the order and presence of its elements; what the server does not know is a fault and never
+//! ignored. Equal scenarios and requests make equal answers, but for times, task ids and certificates. A property changes
+//! together with the revision of its object, so that no watcher misses it.
+//!
+//! # Limits
+//!
+//! Snapshots form a chain, since nothing reverts to one. Updates always tell whole properties, as filters without
+//! `partialUpdates` do. Of devices only the connection of network cards can be edited. An older version of the API in a
+//! request is answered as the newest; a scenario's own `apiVersion` counts.
 
 mod build;
 mod build_vm;
@@ -35,6 +47,7 @@ mod scenario;
 mod scenario_vm;
 mod search;
 mod server;
+mod service;
 mod session;
 mod shared;
 mod snapshot;

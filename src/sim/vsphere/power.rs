@@ -58,6 +58,42 @@ impl World {
         Ok(())
     }
 
+    /// Lets a guest write to its disks from time to time, as the scenario says.
+    pub(super) fn plan_writes(&mut self, vm: &Ref) {
+        let disks = self.inventory.vm(&vm.id).map(|machine| machine.spec.disks.clone());
+        for (at, disk) in disks.into_iter().flatten().enumerate() {
+            if let Some(every) = disk.writes {
+                self.plan(every.0, Due::GuestWrites(vm.clone(), at));
+            }
+        }
+    }
+
+    /// A guest writes four kibibytes somewhere, if it runs, and will again.
+    pub(super) fn guest_writes(&mut self, vm: &Ref, at: usize) {
+        let hash = blake3::hash(format!("{} {}", vm.id, self.next()).as_bytes());
+        let Some(machine) = self.inventory.change_vm(&vm.id) else { return };
+        let every = machine.spec.disks.get(at).and_then(|disk| disk.writes);
+        let Some(every) = every else { return };
+        if machine.power == Power::On
+            && let Some(disk) = machine.disks.get_mut(at)
+        {
+            let (place, bytes) = hash.as_bytes().split_at(8);
+            let place = place.iter().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
+            let bytes = bytes.repeat(171)[..4096].to_vec();
+            let pages = (disk.capacity / 4096).max(1);
+            let length = bytes.len().min(usize::try_from(disk.capacity).unwrap_or(usize::MAX));
+            let path = disk.content.path.clone();
+            if let Err(error) = disk.write(&mut self.store, place % pages * 4096, &bytes[..length])
+            {
+                tracing::error!(%error, "a guest cannot write");
+            }
+            if disk.content.path != path {
+                self.disks_changed();
+            }
+        }
+        self.plan(every.0, Due::GuestWrites(vm.clone(), at));
+    }
+
     /// A guest that was asked to shut down is down, if nothing came between.
     pub(super) fn guest_is_down(&mut self, vm: &Ref, power_changes: u64) {
         let same = |machine: &Machine| machine.power_changes == power_changes;

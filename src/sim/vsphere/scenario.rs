@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, de};
 /// The scenario that stands where none is given: two small VMs.
 const DEMO: &str = include_str!("demo.yaml");
 
+/// Guests that write more often would leave no time for anything else.
+const WRITES_MIN: Duration = Duration::from_millis(10);
+
 /// More VMs than any vCenter holds.
 const VMS_MAX: u32 = 100_000;
 
@@ -151,6 +154,10 @@ impl Scenario {
         let version = self.api_version.split('.').map(str::parse::<u32>);
         if version.clone().count() < 2 || version.clone().any(|part| part.is_err()) {
             return Err(format!("apiVersion: {} is no version", self.api_version));
+        }
+        let mut disks = self.datacenters.iter().flat_map(|d| &d.vms).flat_map(|vm| &vm.disks);
+        if disks.any(|disk| disk.writes.is_some_and(|every| every.0 < WRITES_MIN)) {
+            return Err(format!("a guest writes every {WRITES_MIN:?} at most"));
         }
         for fault in &self.faults {
             fault.sense()?;

@@ -264,6 +264,8 @@ pub(super) struct DiskSpec {
     pub(super) fill: Option<Fill>,
     /// Content out of a raw file.
     pub(super) image: Option<PathBuf>,
+    /// While the VM is on, its guest writes a few kibibytes somewhere this often.
+    pub(super) writes: Option<Span>,
 }
 
 impl Default for DiskSpec {
@@ -282,6 +284,7 @@ impl Default for DiskSpec {
             rdm: None,
             fill: None,
             image: None,
+            writes: None,
         }
     }
 }

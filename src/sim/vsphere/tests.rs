@@ -284,9 +284,39 @@ fn no_change_is_missed() {
 }
 
 #[test]
+fn a_disk_can_be_an_image_and_its_guest_writes_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = vec![7; 5000];
+    std::fs::write(folder.path().join("boot.raw"), &image).unwrap();
+    let text = ONE.replace("size: 1MiB, fill: { allocated: 30% }", "image: boot.raw, writes: 1s");
+    std::fs::write(folder.path().join("lab.yaml"), text).unwrap();
+    let scenario = Scenario::read(&folder.path().join("lab.yaml")).unwrap();
+    let clock = Arc::new(Still::default());
+    let world = World::new(&scenario, folder.path(), clock.now(), "AA").unwrap();
+    let shared = Shared::new(world, clock);
+    let read = || {
+        shared.enter(|world| {
+            let disk = &world.inventory.vm_named("web").unwrap().1.disks[0];
+            let written = disk.tracking.as_ref().unwrap().written.len();
+            (std::fs::read(&disk.content.path).unwrap(), written)
+        })
+    };
+    let (before, written) = read();
+    assert_eq!((&before[..5000], before.len(), written), (&image[..], 5120, 0));
+    shared.advance(Duration::from_secs(3));
+    let (after, written) = read();
+    assert_eq!((after != before, written), (true, 1));
+    let vm = shared.enter(|world| world.inventory.vm_named("web").unwrap().0.me.clone());
+    shared.enter(|world| world.power_off(&vm, true)).unwrap();
+    shared.advance(Duration::from_secs(60));
+    assert_eq!(read().0, after);
+}
+
+#[test]
 fn ten_thousand_vms_are_read_page_by_page() {
     let center = Center::logged_in(
-        "datacenters: [{ name: DC1, hosts: [{ name: esx1 }], datastores: [{ name: ds1 }], networks: [{ name: net }],
+        "pages: { updates: 1000 }
+datacenters: [{ name: DC1, hosts: [{ name: esx1 }], datastores: [{ name: ds1 }], networks: [{ name: net }],
            vms: [{ name: vm-, count: 10000, folder: many, disks: [{ size: 1GiB }, { size: 2GiB }], nics: [{ network: net }] }] }]",
     );
     let view = center.view("VirtualMachine");
@@ -310,4 +340,30 @@ fn ten_thousand_vms_are_read_page_by_page() {
         ));
     }
     assert_eq!((seen.len(), pages), (10_000, 100));
+    let collector = "<_this type='PropertyCollector'>propertyCollector</_this>";
+    let filter = center.call(&format!(
+        "<CreateFilter>{collector}<spec><propSet><type>VirtualMachine</type>\
+         <pathSet>runtime.powerState</pathSet></propSet><objectSet><obj type='ContainerView'>{view}</obj>\
+         <skip>true</skip><selectSet xmlns:xsi='x' xsi:type='TraversalSpec'><type>ContainerView</type>\
+         <path>view</path></selectSet></objectSet></spec><partialUpdates>false</partialUpdates></CreateFilter>"
+    ));
+    assert!(filter.contains("PropertyFilter"), "{filter}");
+    let wait = |version: &str| {
+        let answer = center.call(&format!(
+            "<WaitForUpdatesEx>{collector}<version>{version}</version></WaitForUpdatesEx>"
+        ));
+        let set = Element::parse(answer.as_bytes()).unwrap();
+        let told = set.child("filterSet").map_or(0, |filter| filter.all("objectSet").count());
+        (set.text_of("version").unwrap().to_owned(), told, set.child("truncated").is_some())
+    };
+    let (mut version, mut told, mut truncated) = wait("");
+    while truncated {
+        let (next, more, goes_on) = wait(&version);
+        (version, told, truncated) = (next, told + more, goes_on);
+    }
+    assert_eq!(told, 10_000);
+    let vm =
+        center.shared.enter(|world| world.inventory.vm_named("vm-09999").unwrap().0.me.clone());
+    center.shared.enter(|world| world.power_off(&vm, true)).unwrap();
+    assert_eq!(wait(&version).1, 1);
 }

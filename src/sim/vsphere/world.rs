@@ -59,6 +59,8 @@ pub(super) enum Due {
     GuestIsDown(Ref, u64),
     LeaseIsReady(Ref),
     LeaseExpires(Ref),
+    /// The VM, and the place of its disk.
+    GuestWrites(Ref, usize),
 }
 
 impl World {
@@ -71,7 +73,7 @@ impl World {
         let broken = |source| BuildError::Disk { vm: "all VMs".to_owned(), disk: 0, source };
         let mut store = Store::new(folder).map_err(broken)?;
         let Built { inventory, fields, next } = build(scenario, &mut store, now, thumbprint)?;
-        Ok(Self {
+        let mut world = Self {
             inventory,
             fields,
             store,
@@ -92,7 +94,12 @@ impl World {
             disks_changed: false,
             removals: 0,
             scenario: scenario.clone(),
-        })
+        };
+        let vms: Vec<Ref> = world.inventory.vms().map(|(object, _)| object.me.clone()).collect();
+        for vm in vms {
+            world.plan_writes(&vm);
+        }
+        Ok(world)
     }
 
     /// Returns the uuid that belongs to a label.
@@ -156,6 +163,7 @@ impl World {
                 Due::GuestIsDown(vm, power_changes) => self.guest_is_down(&vm, power_changes),
                 Due::LeaseIsReady(lease) => self.lease_is_ready(&lease),
                 Due::LeaseExpires(lease) => self.lease_expires(&lease),
+                Due::GuestWrites(vm, disk) => self.guest_writes(&vm, disk),
             }
         }
         self.elapsed = elapsed;
