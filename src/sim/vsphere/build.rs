@@ -1,6 +1,7 @@
 //! Makes the inventory that a scenario describes.
 
 use std::io;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
@@ -16,6 +17,15 @@ pub enum BuildError {
     /// It names what it does not have, or has it twice.
     #[error("{0}")]
     Sense(String),
+    /// The folder of the disks cannot be made.
+    #[error("cannot make the folder {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The disk of a VM cannot be made.
     #[error("cannot make the disk {disk} of {vm}")]
     Disk {

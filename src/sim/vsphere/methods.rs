@@ -440,6 +440,13 @@ impl World {
     }
 }
 
+/// Returns what a request is called on, as it names it.
+pub(super) fn named(request: &Element) -> Option<Ref> {
+    let this = request.children.first().filter(|first| first.name == "_this")?;
+    let kind = managed_type(this.attribute("type").unwrap_or_default())?;
+    Some(Ref::new(kind, this.text()))
+}
+
 /// When a request came, its number, and whether it is asked for the first time.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
@@ -477,10 +484,8 @@ pub(super) fn dispatch(
         return Err(fault.with("receiver", receiver).with("method", request.name.clone()));
     };
     if cookie.is_none() && (method.privilege.is_some() || resolved.is_err()) {
-        let named = managed_type(this.attribute("type").unwrap_or_default());
-        let named = named.map(|kind| Ref::new(kind, this.text()));
-        let root = world.inventory.root.clone();
-        return Err(Fault::not_authenticated(&named.unwrap_or(root)));
+        let named = named(request).unwrap_or_else(|| world.inventory.root.clone());
+        return Err(Fault::not_authenticated(&named));
     }
     let this = resolved?;
     if let Some(privilege) = method.privilege {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::methods::{METHODS, PRIVILEGES};
+
 /// The scenario that stands where none is given: two small VMs.
 const DEMO: &str = include_str!("demo.yaml");
 
@@ -158,6 +160,16 @@ impl Scenario {
         let mut disks = self.datacenters.iter().flat_map(|d| &d.vms).flat_map(|vm| &vm.disks);
         if disks.any(|disk| disk.writes.is_some_and(|every| every.0 < WRITES_MIN)) {
             return Err(format!("a guest writes every {WRITES_MIN:?} at most"));
+        }
+        for method in self.tasks.methods.keys() {
+            if !starts_task(method) {
+                return Err(format!("tasks.methods: {method} is no method that starts a task"));
+            }
+        }
+        for Denied { privilege, on: _ } in &self.denied {
+            if !PRIVILEGES.contains(&privilege.as_str()) {
+                return Err(format!("denied: {privilege} is no privilege that the server knows"));
+            }
         }
         for fault in &self.faults {
             fault.sense()?;
@@ -313,6 +325,16 @@ impl FaultSpec {
         if effects.into_iter().filter(|given| *given).count() != 1 {
             return Err(format!("faults: {method}: exactly one effect can be given"));
         }
+        let is_get = matches!(method.as_str(), "GET /folder" | "GET /nfc");
+        if !is_get && METHODS.iter().all(|known| known.name != method) {
+            return Err(format!("faults: {method} is no method that the server knows"));
+        }
+        let fits = (fault.is_none() || !is_get)
+            && (task.is_none() || starts_task(method))
+            && (missing.is_none() || method.starts_with("RetrieveProperties"));
+        if !fits {
+            return Err(format!("faults: {method} has no place for this effect"));
+        }
         for kind in [fault, task, missing].into_iter().flatten() {
             if super::fault::known(kind).is_none() {
                 return Err(format!("faults: {method}: {kind} is no fault that the server knows"));
@@ -326,6 +348,12 @@ impl FaultSpec {
         }
         Ok(())
     }
+}
+
+/// Tells whether a method answers a task, or a lease, which has one.
+fn starts_task(method: &str) -> bool {
+    let is_it = method.ends_with("_Task") || method.starts_with("Export");
+    is_it && METHODS.iter().any(|known| known.name == method)
 }
 
 /// A datacenter.
@@ -532,10 +560,28 @@ mod tests {
             says("latency: soon\n"),
             "s.yaml:1:10: latency: soon is no time such as `100ms` or `2s`"
         );
-        assert_eq!(
-            says("faults: [{ method: Login }]"),
-            "the scenario s.yaml: faults: Login: exactly one effect can be given"
-        );
+        let senses = [
+            ("faults: [{ method: Login }]", "faults: Login: exactly one effect can be given"),
+            (
+                "faults: [{ method: Logon, cut: true }]",
+                "faults: Logon is no method that the server knows",
+            ),
+            (
+                "faults: [{ method: Login, task: FileFault }]",
+                "faults: Login has no place for this effect",
+            ),
+            (
+                "denied: [{ privilege: System.Reed }]",
+                "denied: System.Reed is no privilege that the server knows",
+            ),
+            (
+                "tasks: { methods: { Login: 1s } }",
+                "tasks.methods: Login is no method that starts a task",
+            ),
+        ];
+        for (text, told) in senses {
+            assert_eq!(says(text), format!("the scenario s.yaml: {told}"));
+        }
     }
 
     #[test]

@@ -18,11 +18,11 @@ use tokio::sync::oneshot;
 use super::fault::{self, Fault};
 use super::files;
 use super::lease;
-use super::methods::{Asked, Reply, dispatch};
+use super::methods::{Asked, Reply, dispatch, named};
 use super::scenario::FaultSpec;
 use super::shared::Shared;
 use super::soap;
-use super::value::Value;
+use super::value::{Ref, Value};
 use crate::xml::Element;
 
 /// A request is no longer than this.
@@ -146,8 +146,8 @@ async fn method(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     if script.cut {
         return Err(Cut);
     }
-    let response = match script.fault.as_deref().and_then(fault::known) {
-        Some(kind) => faulty(&shared.enter(|world| Fault::scripted(kind, &world.inventory.root))),
+    let response = match scripted(script.fault.as_deref(), element) {
+        Some(fault) => faulty(&fault),
         None => answer(&shared, cookie.as_deref(), element, &script).await,
     };
     if let Some(delay) = script.delay {
@@ -158,6 +158,12 @@ async fn method(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         Some(bytes) => Ok(truncated(response, bytes).await),
         None => Ok(response),
     }
+}
+
+/// Makes the fault that a script names.
+fn scripted(kind: Option<&str>, request: &Element) -> Option<Fault> {
+    let of = named(request).unwrap_or_else(|| Ref::new("ServiceInstance", "ServiceInstance"));
+    kind.and_then(fault::known).map(|kind| Fault::scripted(kind, &of))
 }
 
 /// Calls the method, again where it waits for a change.
@@ -173,12 +179,8 @@ async fn answer(
     loop {
         changed.borrow_and_update();
         let replied = shared.enter(|world| {
-            let root = world.inventory.root.clone();
-            let named = |name: &Option<String>| {
-                let kind = name.as_deref().and_then(fault::known)?;
-                Some(Fault::scripted(kind, &root))
-            };
-            let script = (named(&script.missing), named(&script.task));
+            let missing = scripted(script.missing.as_deref(), element);
+            let script = (missing, scripted(script.task.as_deref(), element));
             dispatch(world, cookie, element, asked, script)
         });
         match replied {

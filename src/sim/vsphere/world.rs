@@ -70,7 +70,7 @@ impl World {
         now: Timestamp,
         thumbprint: &str,
     ) -> Result<Self, BuildError> {
-        let broken = |source| BuildError::Disk { vm: "all VMs".to_owned(), disk: 0, source };
+        let broken = |source| BuildError::Folder { path: folder.to_owned(), source };
         let mut store = Store::new(folder).map_err(broken)?;
         let Built { inventory, fields, next } = build(scenario, &mut store, now, thumbprint)?;
         let mut world = Self {
