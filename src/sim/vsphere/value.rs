@@ -231,6 +231,13 @@ fn close(out: &mut String, name: &str) {
 
 /// Writes text so that XML reads it back; what XML 1.0 cannot say becomes a question mark.
 pub(super) fn escape(out: &mut String, text: &str) {
+    // Nearly all texts are made of letters and digits.
+    let plain =
+        |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'&' | b'<' | b'>' | b'"');
+    if text.bytes().all(plain) {
+        out.push_str(text);
+        return;
+    }
     for char in text.chars() {
         match char {
             '&' => out.push_str("&amp;"),
@@ -341,6 +348,9 @@ mod tests {
             .with("key", int(2000))
             .sub("backing", Data::new("VirtualDiskFlatVer2BackingInfo").with("fileName", "a<b>"))
             .without(&["connectable"]);
+        let mut odd = String::new();
+        escape(&mut odd, "a\u{1}\r\n\"é'&");
+        assert_eq!(odd, "a?&#13;\n&quot;é'&amp;");
         let devices = list("VirtualDevice", [disk]);
         let expected = "<val xsi:type=\"ArrayOfVirtualDevice\"><VirtualDevice xsi:type=\"VirtualDisk\">\
             <key>2000</key><backing xsi:type=\"VirtualDiskFlatVer2BackingInfo\"><fileName>a&lt;b&gt;</fileName>\
