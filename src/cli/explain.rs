@@ -260,15 +260,16 @@ mod tests {
 
             FIELDS:
               name <text>
-                  Its name or path in the source's inventory. For an OVA the name of the virtual system, or `FILE.ova/SYSTEM`.
+                  Its name or path in the source's inventory: at a vCenter `DATACENTER/vm/FOLDER/NAME`, for an OVA the name of the virtual
+                  system, or `FILE.ova/SYSTEM`.
               id <text>
-                  Its identifier at the source. For an OVA `ova:HASH/SYSTEM`, as reports show it.
+                  Its identifier at the source: of a vCenter `vm-123`, for an OVA `ova:HASH/SYSTEM`, as reports show it.
               targetName <text>
                   What it is called on the target; its name, made an RFC 1123 label, where left out.
               targetPowerState <auto | on | off>
                   Overrides the plan's `targetPowerState`.
               uuid <text>
-                  (Not supported yet) Its instance UUID.
+                  Its instance UUID, or its BIOS UUID where no other VM has the same.
               hooks <list of fields>
                   (Not supported yet) What runs before and after this VM, instead of the plan's hooks.
               rootDisk <text>

@@ -217,9 +217,9 @@ fn a_terminal_gets_a_table_that_fits() {
         [FY0100] … hint: did you mean `color`?
 
            VM              what            copy            target       estimate     risk    why            digest
-        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    11f95085
+        +  web/new         migrate cold    300.0 MiB of    rack/new     ≈ 3 s        low                    7f19ea01
                                            1.0 GiB
-        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     57320a3e
+        +  web/db          migrate cold,   300.0 MiB of    rack/db      ≈ 3 s        medium  all places     ac7da45d
                            powers it off,  1.0 GiB                                           for VMs that
                            starts it on                                                      move are
                            the target                                                        taken; the
@@ -228,19 +228,19 @@ fn a_terminal_gets_a_table_that_fits() {
                                                                                              whether it
                                                                                              boots by BIOS
                                                                                              or UEFI
-        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     9b814845
+        +  web/big         migrate cold    4.0 TiB         rack/big     ≈ 10 h 35 m  low     the target     f6d7921c
                                                                                              has no room
                                                                                              for 4.0 TiB
-        ~  web/moving      go on           300.0 MiB of    rack/moving                                      bf8a40a0
+        ~  web/moving      go on           300.0 MiB of    rack/moving                                      7f6bb5c1
                            (Copying)       1.0 GiB
-        =  web/done        migrated                        rack/done                                        a4d5e885
-        -  web/gone        undo                            rack/gone                                        5b8a58db
-        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       37284dfc
+        =  web/done        migrated                        rack/done                                        081946d7
+        -  web/gone        undo                            rack/gone                                        a021bf77
+        !  web/broken      blocked         300.0 MiB of    rack/broken                       the disk       afe8c85f
                                            1.0 GiB                                           cannot be
                                                                                              read
-        =  web/idle        no Migration                    rack/idle                                        b07d9864
+        =  web/idle        no Migration                    rack/idle                                        48eb01d4
                            runs its plan
-        !  web/lost        blocked                         rack                              network `w\u{  99ab73c8
+        !  web/lost        blocked                         rack                              network `w\u{  3f26545c
                                                                                              1b}[2J\u{202e
                                                                                              }|<b>@all\n[x
                                                                                              ](http://e)`
@@ -290,16 +290,16 @@ fn a_comment_has_what_blocks_first_and_is_cut_between_rows() {
 
         | | VM | what | copy | target | estimate | cutover | risk | why | digest |
         |---|---|---|---|---|---|---|---|---|---|
-        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | 37284dfcac02 |
-        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 99ab73c872ae |
+        | `!` | web/broken | blocked | 300.0 MiB of 1.0 GiB | rack/broken |  |  |  | the disk cannot be read | afe8c85f5f70 |
+        | `!` | web/lost | blocked |  | rack |  |  |  | network \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` is not mapped | 3f26545c3f60 |
         | `!` | web/w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e) | blocked |  | rack |  |  |  | \`archive\` holds no VM \`w\\u{1b}\[2J\\u{202e}\|&lt;b&gt;@&#8203;all\\n\[x\](http:&#8203;//e)\` |  |
-        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | 5b8a58db8e12 |
-        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | 11f950855820 |
-        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | 57320a3e5aa6 |
-        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | 9b814845da6e |
-        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | bf8a40a08433 |
-        | `=` | web/done | migrated |  | rack/done |  |  |  |  | a4d5e885e3f5 |
-        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | b07d98646a20 |
+        | `-` | web/gone | undo |  | rack/gone |  |  |  |  | a021bf77e256 |
+        | `+` | web/new | migrate cold | 300.0 MiB of 1.0 GiB | rack/new | ≈ 3 s |  | low |  | 7f19ea016df8 |
+        | `+` | web/db | migrate cold, powers it off, starts it on the target | 300.0 MiB of 1.0 GiB | rack/db | ≈ 3 s |  | medium | all places for VMs that move are taken; the source does not say whether it boots by BIOS or UEFI | ac7da45d43aa |
+        | `+` | web/big | migrate cold | 4.0 TiB | rack/big | ≈ 10 h 35 m |  | low | the target has no room for 4.0 TiB | f6d7921c40b8 |
+        | `~` | web/moving | go on (Copying) | 300.0 MiB of 1.0 GiB | rack/moving |  |  |  |  | 7f6bb5c13543 |
+        | `=` | web/done | migrated |  | rack/done |  |  |  |  | 081946d7d750 |
+        | `=` | web/idle | no Migration runs its plan |  | rack/idle |  |  |  |  | 48eb01d42ab0 |
     "#]].assert_eq(&whole);
     let rows = |text: &str| text.lines().filter(|line| line.starts_with("| `")).count();
     let all = rows(&whole);
@@ -389,7 +389,7 @@ fn machines_get_every_field() {
               "hint": "Export the VM with a manifest file (`.mf`)"
             }
           ],
-          "digest": "57320a3e5aa682388b7b6456907c8ec0",
+          "digest": "ac7da45d43aa78ac747b139030dbb9e5",
           "changed": []
         }"#]].assert_eq(&serde_json::to_string_pretty(&json["vms"][1]).unwrap());
 }

@@ -78,7 +78,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: 11f95085582045c6eb9d2e9223201be5
+          digest: 7f19ea016df8620bf22560529afb48a4
         - name: db
           status: Ready
           waits: all places for VMs that move are taken
@@ -86,7 +86,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 2
-          digest: 57320a3e5aa682388b7b6456907c8ec0
+          digest: ac7da45d43aa78ac747b139030dbb9e5
         - name: big
           status: Ready
           waits: the target has no room for 4.0 TiB
@@ -94,7 +94,7 @@ fn a_plan_lists_its_vms() {
           provisioned: 4398046511104
           estimateSeconds: 38131
           concerns: 0
-          digest: 9b814845da6e1c43027f06f54f66cae4
+          digest: f6d7921c40b8428406b0c97f59b697e4
         - name: moving
           status: Running
           attempt: 1
@@ -141,12 +141,12 @@ fn a_plan_lists_its_vms() {
           provisioned: 1073741824
           estimateSeconds: 3
           concerns: 0
-          digest: b07d98646a2007139e7c1ad1bfd107ae
+          digest: 48eb01d42ab0cb707681407f91b7d625
         - name: lost
           status: Not ready
           waits: network `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)` is not mapped
           concerns: 1
-          digest: 99ab73c872ae65814dae993ea19ec74d
+          digest: 3f26545c3f6078278c4e3e5ea58aa89e
         - name: w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)
           status: Not ready
           waits: '`archive` holds no VM `w\u{1b}[2J\u{202e}|<b>@all\n[x](http://e)`'
@@ -402,7 +402,7 @@ fn a_blocked_vm_says_what_stands_against_it() {
         target:
           provider: rack
         migration: go
-        digest: 99ab73c872ae65814dae993ea19ec74d
+        digest: 3f26545c3f6078278c4e3e5ea58aa89e
         status: Not ready
         waits: findings stand against it
         conditions:

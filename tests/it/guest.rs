@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use ferry::adapter::ova::boot::MARKER;
 
-use crate::peers::{GUEST_MARKER, Libvirt, boot, run, same, tool};
+use crate::peers::{GUEST_MARKER, Libvirt, boot, same, tool};
 use crate::sandbox::Sandbox;
 use crate::web01::{Says, Web01};
 

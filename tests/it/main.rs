@@ -42,6 +42,7 @@ mod story;
 mod tidy;
 #[cfg(feature = "peers")]
 mod vcsim;
+mod vsphere;
 mod watching;
 #[cfg(feature = "peers")]
 mod web01;

@@ -31,7 +31,7 @@ impl Vcsim {
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("vcsim, which tests/run builds: {error}"));
+            .expect("tests/run builds vcsim");
         let mut url = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
         Self { child, url: url.trim().to_owned() }
@@ -104,7 +104,7 @@ impl Lab {
                 }
             }
         }
-        panic!("{vm} has no disk")
+        unreachable!("{vm} has no disk")
     }
 }
 

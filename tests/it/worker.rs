@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -107,7 +108,7 @@ fn a_worker_ends_with_its_controller_is_killed_and_gone_on_with() {
     let (mut child, mut output) = start(&job);
     let first = next_checkpoint(&mut output);
     drop(child.stdin.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
 
     // The worker is killed behind another checkpoint. The lock of the one before is gone with it.
     job.disks[0].checkpoint = Some(first.clone());

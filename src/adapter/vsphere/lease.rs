@@ -83,7 +83,7 @@ impl Lease {
     fn take(session: Arc<Session>, vm: &str) -> Result<Self, PortError> {
         let failed = |failure: Failure| session.failed("export the VM", &failure);
         let request = Request::new("ExportVm", &Ref::new("VirtualMachine", vm));
-        let answer = session.call(&request).map_err(failed)?;
+        let answer = session.begin(&request).map_err(failed)?;
         let own = answer.child("returnval").and_then(Ref::of);
         let own = own.ok_or_else(|| session.incomplete("which lease it made"))?;
         let mut lease = Self { session: session.clone(), own, disks: Vec::new(), keeper: None };

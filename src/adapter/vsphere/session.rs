@@ -185,7 +185,8 @@ impl Session {
         match self.link.call(&request, &state.version(), None, TIMEOUT) {
             Ok((answer, Some(cookie))) => {
                 let session = answer.child("returnval");
-                state.key = session.and_then(|it| it.text_of("key")).unwrap_or_default().to_owned();
+                let key = session.and_then(|it| it.text_of("key")).unwrap_or_default();
+                key.clone_into(&mut state.key);
                 state.cookie = Some(cookie);
                 state.logins += 1;
                 state.refused = None;

@@ -1,5 +1,6 @@
 //! Long work of the server: a task that is followed until it ends, and the events that tell what happened meanwhile.
 
+use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,12 +27,35 @@ const WISH: Wish = Wish { kind: "Task", paths: &["info"] };
 const ON: [&str; 4] =
     ["VmPoweredOnEvent", "DrsVmPoweredOnEvent", "VmResettingEvent", "VmStartingEvent"];
 
+/// How long the work that a VM is busy with is waited for: what a killed worker was exporting is given up by the server after five
+/// minutes, and until then the VM can neither be exported nor started.
+const BUSY_TIME: jiff::SignedDuration = jiff::SignedDuration::from_mins(6);
+
+/// How long a busy VM is left alone.
+const BUSY_PAUSE: Duration = Duration::from_secs(5);
+
 impl Session {
+    /// Calls a method that begins long work, once its VM is not busy with other work.
+    pub(super) fn begin(&self, request: &Request) -> Result<Element, Failure> {
+        let clock = SystemClock::start();
+        loop {
+            match self.call(request) {
+                Err(Failure::Fault(fault))
+                    if fault.kind == "TaskInProgress" && clock.elapsed() < BUSY_TIME =>
+                {
+                    tracing::info!(method = request.method, "the VM is busy: waiting");
+                    thread::sleep(BUSY_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Calls a method that begins a task and waits until that ends. Where the server forgot the task meanwhile, the next look
     /// at its VM tells what became of it.
     pub(super) fn carry_out(&self, request: &Request, tried: &str) -> Result<(), PortError> {
         let failed = |failure: Failure| self.failed(tried, &failure);
-        let answer = self.call(request).map_err(failed)?;
+        let answer = self.begin(request).map_err(failed)?;
         let task = answer.child("returnval").and_then(Ref::of);
         let task = task.ok_or_else(|| self.incomplete("which task it began"))?;
         let mut watch = Watch::one(self, WISH, &task).map_err(failed)?;

@@ -220,11 +220,7 @@ impl Tls {
                 "`tls` takes one of `ca`, `sha256Fingerprint` and `insecureSkipVerify`".to_owned()
             );
         }
-        let is_hash = |text: &String| {
-            let hash = text.replace(':', "");
-            hash.len() == 64 && hash.chars().all(|digit| digit.is_ascii_hexdigit())
-        };
-        if sha256_fingerprint.as_ref().is_some_and(|text| !is_hash(text)) {
+        if sha256_fingerprint.as_ref().is_some_and(|text| !is_sha256(text)) {
             return Err(
                 "`sha256Fingerprint` is no SHA-256 hash: 32 pairs of hexadecimal digits".to_owned()
             );
@@ -233,14 +229,26 @@ impl Tls {
     }
 }
 
+/// Tells whether a text is 32 pairs of hexadecimal digits, with colons between them or not.
+fn is_sha256(text: &str) -> bool {
+    let mut rest = text;
+    for pair in 0..32 {
+        rest = rest.strip_prefix(':').filter(|_| pair > 0).unwrap_or(rest);
+        let digits = rest.get(..2).filter(|two| two.bytes().all(|it| it.is_ascii_hexdigit()));
+        let Some(digits) = digits else { return false };
+        rest = &rest[digits.len()..];
+    }
+    rest.is_empty()
+}
+
 /// An address is encrypted, and a login stands elsewhere.
 fn address(url: &str) -> Result<(), String> {
     let rest = url.strip_prefix("https://").ok_or("`url` begins with `https://`")?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = rest.split('/').next().unwrap_or_default();
     if host.contains('@') {
         return Err("`url` holds a login, which belongs to the settings' `credentials`".to_owned());
     }
-    if host.is_empty() || path.contains(['?', '#']) || url.contains(char::is_whitespace) {
+    if host.is_empty() || rest.contains(['?', '#']) || rest.contains(char::is_whitespace) {
         return Err("`url` is `https://HOST/sdk`, with a port where it is not 443".to_owned());
     }
     Ok(())
@@ -248,15 +256,15 @@ fn address(url: &str) -> Result<(), String> {
 
 impl Lawful for Provider {
     fn check(&self) -> Result<(), String> {
+        self.url.as_deref().map_or(Ok(()), address)?;
+        self.tls.as_ref().map_or(Ok(()), Tls::check)?;
         match (self.kind, &self.ova, &self.local) {
             (ProviderType::Ova, Some(OvaProvider { path }), None)
             | (ProviderType::Local, None, Some(LocalProvider { path, disk_format: _ })) => {
                 not_empty(Some(path), "path")
             }
             (ProviderType::Vsphere, None, None) => match (&self.url, &self.credentials) {
-                (Some(url), Some(_)) => {
-                    self.tls.as_ref().map_or(Ok(()), Tls::check).and(address(url))
-                }
+                (Some(_), Some(_)) => Ok(()),
                 (_, _) => Err("`vsphere` needs `url` and `credentials`".to_owned()),
             },
             (ProviderType::Kubevirt, None, None) => Ok(()),

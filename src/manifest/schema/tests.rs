@@ -131,7 +131,7 @@ fn full(kind: Kind) -> Value {
         Kind::Provider => json!({
             "type": "ova", "ova": { "path": "/srv" }, "local": null, "url": "https://v/sdk",
             "credentials": "c", "transport": "nfc",
-            "tls": { "ca": "PEM", "sha256Fingerprint": "AA", "insecureSkipVerify": true },
+            "tls": { "ca": "PEM", "sha256Fingerprint": null, "insecureSkipVerify": false },
         }),
         Kind::NetworkMapping => json!({ "provider": pair, "map": [
             { "source": { "name": "n" }, "destination": { "type": "pod" } },

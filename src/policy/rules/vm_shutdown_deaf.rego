@@ -4,7 +4,7 @@ page := {
 	"id": "vm.shutdown.deaf",
 	"category": "Warning",
 	"label": "Guest that cannot be asked to shut down",
-	"assessment": "VMware Tools do not run in the guest, so it does not hear the request. After `shutdown.timeout` the plan's `shutdown.force` decides: its power is cut, or the migration fails and the VM goes on running.",
+	"assessment": "VMware Tools do not run in the guest, so it does not hear the request. After `shutdown.timeout` the plan's `shutdown.force` decides: its power is cut, or the VM goes on running and its migration waits until somebody shuts it down.",
 	"remedy": "Start VMware Tools (open-vm-tools) in the guest, or shut it down by hand before its cutover",
 }
 
