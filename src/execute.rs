@@ -188,6 +188,13 @@ impl Place<'_> {
 
     fn start_worker(&self, means: &WorkerMeans) -> Result<Vec<Fact>, PortError> {
         let instructions = self.run.begun.instructions();
+        // A snapshot that somebody took before the power-off would leave what is read behind, and be gone when the copy is
+        // confirmed. What a file holds is compared by its reader.
+        if instructions.vm.claim != Claim::Impossible
+            && let Some(text) = self.changed(&self.source()?)
+        {
+            return Ok(vec![voided(text)]);
+        }
         let verify = instructions.desired.verify;
         let left =
             |copy: &&DiskCopy| copy.root.is_none() || (verify != Verify::None && !copy.verified);
@@ -246,10 +253,8 @@ impl Place<'_> {
         let seen = self.source()?;
         let disturbed = if planted(Bug::ConfirmsBlindly) {
             None
-        } else if seen.power == Power::On {
-            Some("the source runs, so its disks have changed since they were copied")
-        } else if !same_disks(&seen, &instructions.vm) {
-            Some("the source's disks are not those that were copied")
+        } else if let Some(text) = self.changed(&seen) {
+            Some(text)
         } else {
             let site = &instructions.desired.source_site;
             match self.world.source.powered_on_since(site, &begun.run().vm, off.since)? {
@@ -258,10 +263,16 @@ impl Place<'_> {
                 PoweredOn::Unknown => Some("the source cannot tell whether it was powered on"),
             }
         };
-        let Some(text) = disturbed else { return Ok(vec![intent]) };
-        let remedy = "keep the source off during a migration; a new Migration copies it again";
-        let fault = PortError::lasting(text, remedy, Mend::Person).fault;
-        Ok(vec![Fact::UndoBegan { why: Abandon::Failed(fault) }])
+        Ok(vec![disturbed.map_or(intent, voided)])
+    }
+
+    /// Says what keeps the disks of the source from being those that the attempt was begun with, off.
+    fn changed(&self, seen: &Vm) -> Option<&'static str> {
+        if seen.power == Power::On {
+            return Some("the source runs, so its disks change while they are copied");
+        }
+        let same = same_disks(seen, &self.run.begun.instructions().vm);
+        (!same).then_some("the source's disks are not those that the migration was begun with")
     }
 
     fn create_vm(&self) -> Result<Vec<Fact>, PortError> {
@@ -385,6 +396,13 @@ impl Place<'_> {
         }
         Ok(vec![Fact::ClaimReleased])
     }
+}
+
+/// Ends an attempt whose copy is void.
+fn voided(text: &str) -> Fact {
+    let remedy = "keep the source off during a migration; a new Migration copies it again";
+    let fault = PortError::lasting(text, remedy, Mend::Person).fault;
+    Fact::UndoBegan { why: Abandon::Failed(fault) }
 }
 
 /// Tells whether a VM has the same disks: keys, places and capacities. How much of them is stored may change meanwhile.
