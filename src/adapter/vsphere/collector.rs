@@ -9,7 +9,7 @@ use crate::port::PortError;
 use crate::xml::Element;
 
 /// How many objects come in one answer: a VM with its devices has some twenty kilobytes.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// More pages than the largest vCenter fills (40,000 VMs and all that they lie in); a server that always has more is ended.
 const PAGES_MAX: usize = 4000;

@@ -11,6 +11,8 @@ pub(super) struct Hardware {
     pub(super) disks: Vec<VirtualDisk>,
     /// Its network cards, by key.
     pub(super) cards: Vec<Card>,
+    /// Whether a disk or card is among it of which that is not known which matters.
+    pub(super) is_unreadable: bool,
     /// Whether it has a virtual TPM.
     pub(super) tpm: bool,
     /// Types of devices of the host that it uses directly.
@@ -98,8 +100,14 @@ impl Hardware {
         let mut hardware = Self::default();
         for device in &devices.children {
             match kind(device) {
-                "VirtualDisk" => hardware.disks.extend(VirtualDisk::of(device, devices)),
-                kind if CARDS.contains(&kind) => hardware.cards.extend(Card::of(device)),
+                "VirtualDisk" => match VirtualDisk::of(device, devices) {
+                    Some(disk) => hardware.disks.push(disk),
+                    None => hardware.is_unreadable = true,
+                },
+                kind if CARDS.contains(&kind) => match Card::of(device) {
+                    Some(card) => hardware.cards.push(card),
+                    None => hardware.is_unreadable = true,
+                },
                 "VirtualTPM" => hardware.tpm = true,
                 kind @ ("VirtualPCIPassthrough"
                 | "VirtualSCSIPassthrough"

@@ -18,6 +18,9 @@ const WISH: Wish = Wish {
 /// How long one question waits for news.
 const WAIT: Duration = Duration::from_mins(1);
 
+/// How long the next change is not asked for: a busy server changes all the time.
+const REST: Duration = Duration::from_secs(1);
+
 /// How long a server that does not answer is left alone.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -28,7 +31,10 @@ pub(super) fn follow(server: &Arc<Server>, waker: Arc<dyn Fn() + Send + Sync>) {
         let mut watch = None;
         while let Some(changed) = news(&server, &mut watch) {
             match changed {
-                Ok(true) => waker(),
+                Ok(true) => {
+                    waker();
+                    thread::sleep(REST);
+                }
                 Ok(false) => {}
                 Err(_) => {
                     // A look that fails for the same reason tells a person.

@@ -1,7 +1,7 @@
 //! What a server holds, as far as it was told: everything once, then what changed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,13 +97,16 @@ impl Inventory {
     }
 
     fn apply(&mut self, change: Change) {
-        let Change { object, left, values, missing: _ } = change;
+        let Change { object, left, values, missing } = change;
         match object.kind.as_str() {
             "VirtualMachine" if left => drop(self.vms.remove(&object.id)),
             "VirtualMachine" => {
                 let known = self.vms.entry(object.id).or_default();
                 for (path, value) in &values {
                     known.told.set(path, value.as_ref());
+                }
+                for (path, fault) in missing {
+                    known.told.cannot_read(path, &fault);
                 }
                 known.made.take();
             }
@@ -149,13 +152,22 @@ impl Inventory {
     /// Describes all VMs; of those that cannot be described, why.
     pub(super) fn vms(&self, terms: Terms<'_>) -> (Vec<Arc<Vm>>, Vec<Gap>) {
         let (mut vms, mut gaps) = (Vec::new(), Vec::new());
+        let mut named: HashMap<&str, usize> = HashMap::new();
+        for uuid in self.vms.values().filter_map(|known| known.told.instance_uuid.as_deref()) {
+            *named.entry(uuid).or_default() += 1;
+        }
         for (id, known) in &self.vms {
             if known.told.template {
                 continue;
             }
             let mut made = known.made.borrow_mut();
-            match made.get_or_insert_with(|| self.describe(id, &known.told, terms).map(Arc::new)) {
-                Ok(vm) => vms.push(vm.clone()),
+            let made =
+                made.get_or_insert_with(|| self.describe(id, &known.told, terms).map(Arc::new));
+            let uuid = known.told.instance_uuid.as_deref().unwrap_or_default();
+            let twin = (named.get(uuid) > Some(&1))
+                .then(|| format!("another VM has the same instance UUID {uuid}"));
+            match twin.map_or(made.clone(), Err) {
+                Ok(vm) => vms.push(vm),
                 Err(reason) => gaps.push(Gap {
                     reason: format!("the VM `{}` ({id}): {reason}", known.told.name),
                     remedy: "look at it in vCenter, and at what ferry's account may read"
@@ -214,9 +226,15 @@ impl Inventory {
         (joined(&names), center)
     }
 
-    /// Finds the server's id of a VM.
-    pub(super) fn id_of(&self, instance_uuid: &str) -> Option<String> {
+    /// Finds the server's id of a VM; fails where several have the same instance UUID, as copies of a host's folders do.
+    pub(super) fn id_of(&self, instance_uuid: &str) -> Result<Option<String>, String> {
         let same = |known: &Known| known.told.instance_uuid.as_deref() == Some(instance_uuid);
-        self.vms.iter().find(|(_, known)| same(known)).map(|(id, _)| id.clone())
+        let mut found = self.vms.iter().filter(|(_, known)| same(known)).map(|(id, _)| id);
+        match (found.next(), found.next()) {
+            (Some(one), Some(two)) => {
+                Err(format!("{one} and {two} have the same instance UUID {instance_uuid}"))
+            }
+            (found, _) => Ok(found.cloned()),
+        }
     }
 }

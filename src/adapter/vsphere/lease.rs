@@ -24,7 +24,7 @@ use crate::port::PortError;
 use crate::xml::Element;
 
 /// How long the server may take to prepare an export.
-const READY_WAITS: usize = 10;
+const READY_WAITS: usize = 5;
 const READY_WAIT: Duration = Duration::from_secs(30);
 
 /// How often the server hears that the lease is still used; it ends one after five minutes.

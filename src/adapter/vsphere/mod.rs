@@ -97,8 +97,8 @@ impl Drop for VsphereSource {
 #[derive(Debug)]
 struct Server {
     session: Session,
-    /// What identifies it, once it was asked.
-    uuid: Mutex<Option<Arc<str>>>,
+    /// What identifies a host, and the login that it was asked in.
+    uuid: Mutex<Option<(u64, Arc<str>)>>,
     inventory: Mutex<Inventory>,
 }
 
@@ -222,6 +222,11 @@ impl VsphereSource {
             ));
         }
         let known = server.inventory().id_of(instance_uuid);
+        let known = known.map_err(|twins| {
+            let remedy =
+                "give one of the two another instance UUID, or remove it from the inventory";
+            PortError::lasting(twins, remedy, Mend::Source)
+        })?;
         if let Some(id) = known
             && let Some(told) = server.told(&id)?
             && told.instance_uuid.as_deref() == Some(instance_uuid)
@@ -229,19 +234,22 @@ impl VsphereSource {
             return Ok(Some(Found { server, id, told }));
         }
         let Some(id) = server.search(instance_uuid)? else { return Ok(None) };
-        let Some(told) = server.told(&id)? else { return Ok(None) };
-        Ok(Some(Found { server, id, told }))
+        let told = server.told(&id)?;
+        let same = |told: &Told| told.instance_uuid.as_deref() == Some(instance_uuid);
+        Ok(told.filter(same).map(|told| Found { server, id, told }))
     }
 
     /// Finds a VM that has to be there.
     fn needed(&self, site: &Site, vm: &SourceVm) -> Result<Found, PortError> {
-        self.found(site, vm)?.ok_or_else(|| {
+        let found = self.found(site, vm)?.ok_or_else(|| {
             PortError::lasting(
                 format!("{vm} is not at its source any more"),
                 "bring it back, or take its entry out of the plan",
                 Mend::Source,
             )
-        })
+        })?;
+        found.told.is_read().map_err(|reason| unseen(&found.told, &found.id, &reason))?;
+        Ok(found)
     }
 
     fn text(&self, found: &Found, token: &Token) -> String {
@@ -262,11 +270,10 @@ impl Found {
     /// Changes the marks on a VM that carries the expected ones.
     fn mark(&self, changes: &[(&str, String)], tried: &str) -> Result<(), PortError> {
         let Self { server, id, told } = self;
+        let version = told.change_version.as_ref();
+        let version = version.ok_or_else(|| server.session.incomplete("its changeVersion"))?;
         let request = Request::new("ReconfigVM_Task", &machine(id)).with("spec", |spec| {
-            let spec = match &told.change_version {
-                Some(version) => spec.text("changeVersion", version),
-                None => spec,
-            };
+            let spec = spec.text("changeVersion", version);
             changes.iter().fold(spec, |spec, (key, value)| {
                 spec.with("extraConfig", |option| option.text("key", key).any_text("value", value))
             })
@@ -283,6 +290,13 @@ impl Found {
     }
 }
 
+fn unseen(told: &Told, id: &str, reason: &str) -> PortError {
+    PortError::passing(
+        format!("the VM `{}` ({id}): {reason}", told.name),
+        "look at it in vCenter, and at what ferry's account may read",
+    )
+}
+
 fn machine(id: &str) -> Ref {
     Ref::new("VirtualMachine", id)
 }
@@ -294,14 +308,20 @@ impl Server {
 
     /// Returns what identifies it: a vCenter's own UUID, a host's hardware's.
     fn uuid(&self) -> Result<Arc<str>, PortError> {
-        let mut uuid = self.uuid.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(uuid) = &*uuid {
-            return Ok(uuid.clone());
+        // With each login it is asked again: the same name may be another server by then.
+        let (service, logins) = (self.session.service()?, self.session.logins()?);
+        if !service.uuid.is_empty() {
+            return Ok(service.uuid.into());
         }
-        let service = self.session.service()?;
-        let found =
-            if service.uuid.is_empty() { self.hardware_uuid(&service)? } else { service.uuid };
-        Ok(uuid.insert(found.into()).clone())
+        let mut uuid = self.uuid.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*uuid {
+            Some((login, uuid)) if *login == logins => Ok(uuid.clone()),
+            Some(_) | None => {
+                let found: Arc<str> = self.hardware_uuid(&service)?.into();
+                *uuid = Some((logins, found.clone()));
+                Ok(found)
+            }
+        }
     }
 
     fn hardware_uuid(&self, service: &Service) -> Result<String, PortError> {
@@ -325,6 +345,9 @@ impl Server {
                 let mut told = Told::default();
                 for (path, value) in &object.values {
                     told.set(path, Some(value));
+                }
+                for (path, fault) in object.missing {
+                    told.cannot_read(path, &fault);
                 }
                 told
             })),
@@ -368,12 +391,7 @@ impl Source for VsphereSource {
         let Some(Found { server, id, told }) = self.found(site, vm)? else { return Ok(None) };
         let uuid = server.uuid()?;
         let described = server.inventory().describe(&id, &told, self.terms(site, &uuid));
-        described.map(Some).map_err(|reason| {
-            PortError::passing(
-                format!("the VM `{}` ({id}): {reason}", told.name),
-                "look at it in vCenter, and at what ferry's account may read",
-            )
-        })
+        described.map(Some).map_err(|reason| unseen(&told, &id, &reason))
     }
 
     fn access(&self, site: &Site) -> Result<Option<Access>, PortError> {

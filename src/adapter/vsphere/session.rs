@@ -6,6 +6,7 @@
 //!   holds another: accounts lock.
 //! - A call is repeated only after the server said that it was not logged in, that is, did nothing.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub(super) struct Session {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     service: Option<Service>,
     cookie: Option<String>,
@@ -120,7 +121,8 @@ impl Session {
 
     /// Gives the session back, where that works at once: servers count them.
     pub(super) fn log_out(&self) {
-        let mut state = self.lock();
+        // Whoever logs in at this moment is not waited for.
+        let Ok(mut state) = self.state.try_lock() else { return };
         state.closed = true;
         let manager = state.service.as_ref().and_then(|service| service.session_manager.clone());
         if let (Some(cookie), Some(manager)) = (state.cookie.take(), manager) {
@@ -161,15 +163,12 @@ impl Session {
         if state.closed {
             return Err(PortError::passing("the session was given back", "nothing: ferry ends"));
         }
-        if state.service.is_none() {
-            let request = Request::new(
-                "RetrieveServiceContent",
-                &Ref::new("ServiceInstance", "ServiceInstance"),
-            );
-            let answer = self.link.call(&request, FIRST_VERSION, None, TIMEOUT);
-            let (answer, _) = answer.map_err(|failure| self.failed("ask", &failure))?;
-            state.service = Some(self.content(&answer)?);
-        }
+        // Each time: another server may answer to the name by now, or the same one in another version.
+        let request =
+            Request::new("RetrieveServiceContent", &Ref::new("ServiceInstance", "ServiceInstance"));
+        let answer = self.link.call(&request, FIRST_VERSION, None, TIMEOUT);
+        let (answer, _) = answer.map_err(|failure| self.failed("ask", &failure))?;
+        state.service = Some(self.content(&answer)?);
         let secret = Secret::read(self.access.password_file.as_ref())?;
         let hash = blake3::hash(secret.expose().as_bytes());
         if state.refused == Some(hash) {
@@ -224,13 +223,14 @@ impl Session {
 
     fn denied(&self) -> PortError {
         let Access { username, password_file, .. } = &self.access;
-        PortError::passing(
+        PortError::lasting(
             format!(
                 "{} refused the login of `{}` with the password in {password_file}",
                 self.link.origin(),
                 visible(username)
             ),
             "write a valid password into that file; it is read again, and not sent again until then",
+            Mend::Source,
         )
     }
 
@@ -276,6 +276,13 @@ impl Session {
             }
             _ => PortError::passing(text, "look at the server's tasks and events of that VM"),
         }
+    }
+}
+
+/// A cookie is a secret.
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State")
     }
 }
 

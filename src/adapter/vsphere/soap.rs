@@ -46,8 +46,8 @@ fn local(name: &str) -> &str {
     name.rsplit(':').next().unwrap_or(name)
 }
 
-/// A call of a method.
-#[derive(Clone, Debug)]
+/// A call of a method. It may hold a password, so nothing prints it.
+#[derive(Clone)]
 pub(super) struct Request {
     /// The method's name.
     pub(super) method: &'static str,

@@ -35,7 +35,8 @@ const BUSY_TIME: jiff::SignedDuration = jiff::SignedDuration::from_mins(6);
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 
 impl Session {
-    /// Calls a method that begins long work, once its VM is not busy with other work.
+    /// Begins an export, once its VM is not busy with other work. (What changes power or a configuration is never asked for
+    /// again without another look.)
     pub(super) fn begin(&self, request: &Request) -> Result<Element, Failure> {
         let clock = SystemClock::start();
         loop {
@@ -55,7 +56,7 @@ impl Session {
     /// at its VM tells what became of it.
     pub(super) fn carry_out(&self, request: &Request, tried: &str) -> Result<(), PortError> {
         let failed = |failure: Failure| self.failed(tried, &failure);
-        let answer = self.begin(request).map_err(failed)?;
+        let answer = self.call(request).map_err(failed)?;
         let task = answer.child("returnval").and_then(Ref::of);
         let task = task.ok_or_else(|| self.incomplete("which task it began"))?;
         let mut watch = Watch::one(self, WISH, &task).map_err(failed)?;
@@ -91,6 +92,18 @@ impl Session {
         ))
     }
 
+    /// Tells whether the event log still knows something of a VM from before a moment: its power-off, or Ferry's mark.
+    fn remembers(&self, events: &Ref, vm: &Ref, end: Timestamp) -> Result<bool, PortError> {
+        let request = Request::new("QueryEvents", events).with("filter", |filter| {
+            filter
+                .with("entity", |entity| entity.reference("entity", vm).text("recursion", "self"))
+                .with("time", |time| time.text("endTime", end))
+        });
+        let answer = self.call(&request);
+        let answer = answer.map_err(|failure| self.failed("tell its events", &failure))?;
+        Ok(answer.child("returnval").is_some())
+    }
+
     /// Asks the event log whether a VM ran at any moment since one of this machine's clock.
     pub(super) fn powered_on_since(
         &self,
@@ -118,7 +131,14 @@ impl Session {
                 let at = |event: &Element| event.child("createdTime").and_then(time);
                 let ran =
                     answer.all("returnval").any(|event| at(event).is_none_or(|at| at >= begin));
-                Ok(if ran { PoweredOn::Yes } else { PoweredOn::Never })
+                // A vCenter keeps its events; a host forgets them when its services start again.
+                Ok(if ran {
+                    PoweredOn::Yes
+                } else if service.is_vcenter || self.remembers(&events, vm, begin)? {
+                    PoweredOn::Never
+                } else {
+                    PoweredOn::Unknown
+                })
             }
             Err(Failure::Fault(fault))
                 if ["NotSupported", "MethodNotFound", "NoPermission"]

@@ -98,8 +98,11 @@ impl Secured {
             Some(Expected::Sha1(expected)) => differ(expected, &found.sha1),
             None => None,
         };
+        if let Some(mismatch) = mismatch {
+            return Err(Error::Other(Box::new(mismatch)));
+        }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        mismatch.map_or(Ok(()), |mismatch| Err(Error::Other(Box::new(mismatch))))
+        Ok(())
     }
 }
 

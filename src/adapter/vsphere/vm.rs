@@ -1,10 +1,12 @@
 //! One VM: what the server tells of it, property by property, and what that makes in no vendor's words.
 
+use std::collections::BTreeMap;
+
 use crate::adapter::location::{BlocksDisk, VsphereDisk};
 use crate::adapter::vsphere::claim;
 use crate::adapter::vsphere::collector::Wish;
 use crate::adapter::vsphere::device::{Hardware, NetworkOf, VirtualDisk};
-use crate::adapter::vsphere::soap::Ref;
+use crate::adapter::vsphere::soap::{Fault, Ref};
 use crate::domain::id::{DiskKey, SourceVm};
 use crate::domain::unit::Bytes;
 use crate::domain::vm::{Checksum, Claim, Disk, DiskFormat, Firmware, Hosted, Nic, Power, Vm};
@@ -49,6 +51,8 @@ pub(super) const WISH: Wish = Wish {
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a server tells")]
 pub(super) struct Told {
     pub(super) name: String,
+    /// The properties that could not be read, which says nothing about what they are.
+    unread: BTreeMap<String, String>,
     /// The folder or vApp that it lies in.
     pub(super) parent: Option<Ref>,
     pub(super) vapp: Option<Ref>,
@@ -100,6 +104,7 @@ pub(super) struct Surroundings<'a> {
 impl Told {
     /// Takes what a property is now; `None` where it is not set.
     pub(super) fn set(&mut self, path: &str, value: Option<&Element>) {
+        self.unread.remove(path);
         let text = || value.map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
         let truth = || value.is_some_and(|value| value.text() == "true");
         let number = || value.and_then(|value| value.text().parse::<u32>().ok());
@@ -147,6 +152,19 @@ impl Told {
         }
     }
 
+    /// Takes that a property cannot be read, and why.
+    pub(super) fn cannot_read(&mut self, path: String, fault: &Fault) {
+        self.unread.insert(path, fault.kind.clone());
+    }
+
+    /// Fails where something of it could not be read: an absent mark may be one that nobody saw.
+    pub(super) fn is_read(&self) -> Result<(), String> {
+        match self.unread.first_key_value() {
+            None => Ok(()),
+            Some((path, fault)) => Err(format!("its `{path}` cannot be read ({fault})")),
+        }
+    }
+
     fn boot(&mut self, options: Option<&Element>) {
         self.secure_boot =
             options.is_some_and(|options| options.text_of("efiSecureBootEnabled") == Some("true"));
@@ -160,9 +178,13 @@ impl Told {
         if let Some(state) = self.connection.as_deref().filter(|state| *state != "connected") {
             return Err(format!("its server has no connection to it (`{state}`)"));
         }
+        self.is_read()?;
         let (Some(uuid), Some(hardware)) = (&self.instance_uuid, &self.hardware) else {
             return Err("its configuration cannot be read".to_owned());
         };
+        if hardware.is_unreadable {
+            return Err("one of its disks or network cards cannot be read".to_owned());
+        }
         let power = match self.power.as_deref() {
             Some("poweredOff") => Power::Off,
             // A suspended VM's disks are not consistent.
