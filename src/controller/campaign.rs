@@ -349,9 +349,6 @@ fn whatever_happens_the_invariants_hold() {
     missing.extend(
         FACTS.map(|fact| format!("fact {fact}")).into_iter().filter(|fact| total.events(fact) == 0),
     );
-    // Room for conversions is reserved, so few VMs convert here, and a failure of one in a hundred calls may miss them all;
-    // `decide::tests::convert` has it as a script.
-    missing.retain(|what| what != "fault Convert Passing");
     assert_eq!(missing, Vec::<String>::new(), "never happened");
 }
 

@@ -9,7 +9,7 @@ pub struct FaultPlan {
     /// Calls with which the controller looks, reads and writes. The number chooses among the ways in which the call can go
     /// wrong.
     pub calls: BTreeMap<usize, u8>,
-    /// Calls with which it changes source and target, and starts and stops workers: there are few of them.
+    /// Calls with which source and target are changed, guests converted, and workers started and stopped: there are few of them.
     pub effects: BTreeMap<usize, u8>,
     /// Calls of the data plane.
     pub data: BTreeMap<usize, u8>,
@@ -209,7 +209,7 @@ impl Call {
         }
     }
 
-    /// Tells whether the call changes source, target or workers.
+    /// Tells whether the call changes source, target, guests or workers.
     const fn is_effect(self) -> bool {
         matches!(
             self,
@@ -225,6 +225,8 @@ impl Call {
                 | Self::TargetRemove
                 | Self::WorkerStart
                 | Self::WorkerStop
+                | Self::Convert
+                | Self::Commit
         )
     }
 
@@ -242,8 +244,6 @@ impl Call {
                 | Self::ImageReadMap
                 | Self::ImageWriteMap
                 | Self::ImageSync
-                | Self::Convert
-                | Self::Commit
         )
     }
 }
