@@ -224,6 +224,14 @@ impl Site {
         }
     }
 
+    /// Returns the address of a server that is believed whoever answers there; `None` for every other site.
+    pub fn believed(&self) -> Option<&str> {
+        match self {
+            Self::Vsphere(site) if site.trust == Trust::Anyone => Some(&site.url),
+            Self::Vsphere(_) | Self::Ova { .. } | Self::Local { .. } => None,
+        }
+    }
+
     /// Returns the command with which a person starts a VM that stands there; `None` where no VM ever does.
     pub fn start_command(&self, name: &TargetName) -> Option<String> {
         match self {

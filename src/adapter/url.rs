@@ -1,4 +1,4 @@
-//! Where a remote repository is. URLs are taken apart here, once, and put together again: what reaches libgit2 and what a
+//! Where a remote repository or a server is. URLs are taken apart here, once, and put together again: what reaches libgit2 and what a
 //! person reads is made from the parts, never from the text.
 
 use std::fmt;
@@ -12,7 +12,7 @@ pub enum Scheme {
     Ssh,
 }
 
-/// The URL of a remote repository.
+/// The URL of a remote repository or a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteUrl {
     /// How it is spoken to.

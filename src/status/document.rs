@@ -214,6 +214,9 @@ pub struct PlanReport {
     pub description: Option<String>,
     /// Names the source.
     pub source: String,
+    /// The address of the source, where whoever answers there is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub believed: Option<String>,
     /// Names the target.
     pub target: String,
     /// Cold or warm.
@@ -351,6 +354,12 @@ pub struct SourceReport {
     /// What it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<SourceVm>,
+    /// How its disks are read, or were, and why that way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<String>,
+    /// The address of the server, where whoever answers there is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub believed: Option<String>,
 }
 
 /// Where a VM goes.

@@ -63,6 +63,7 @@ pub(super) fn plan(report: &PlanReport, sections: &[&str]) -> String {
         instance,
         description,
         source,
+        believed,
         target,
         plan_type,
         status,
@@ -86,6 +87,13 @@ pub(super) fn plan(report: &PlanReport, sections: &[&str]) -> String {
         markdown(target),
         markdown(instance.as_str())
     );
+    if let Some(url) = believed {
+        let _ = writeln!(
+            page,
+            "\n> **Unchecked:** whoever answers at {} is believed (`tls.insecureSkipVerify`)",
+            markdown(url)
+        );
+    }
     if vms.is_empty() {
         return page;
     }

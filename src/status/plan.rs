@@ -1,6 +1,6 @@
 //! One plan's documents: its VMs added up, as the report of the plan.
 
-use crate::desired::PlanWanted;
+use crate::desired::{PlanWanted, VmWanted};
 use crate::domain::id::{Instance, PlanName};
 use crate::manifest::document::{API_VERSION, PlanType};
 use crate::status::document::{
@@ -13,6 +13,7 @@ use crate::status::vm::condition;
 pub(super) struct Head {
     description: Option<String>,
     source: String,
+    believed: Option<String>,
     target: String,
     kind: PlanType,
     archived: bool,
@@ -26,6 +27,7 @@ impl Head {
         Self {
             description: description.clone(),
             source: source.clone(),
+            believed: believed(vms).map(str::to_owned),
             target: target.clone(),
             kind: *kind,
             archived: *archived,
@@ -39,7 +41,13 @@ impl Head {
             wanted;
         (&self.description, &self.source, &self.target) == (description, source, target)
             && (self.kind, self.archived, self.vms) == (*kind, *archived, vms.len())
+            && self.believed.as_deref() == believed(vms)
     }
+}
+
+/// Returns the address of the source of a plan's VMs, where whoever answers there is believed.
+fn believed(vms: &[VmWanted]) -> Option<&str> {
+    vms.iter().find_map(|vm| vm.desired.as_ref())?.source_site.believed()
 }
 
 /// Makes a plan's report of its VMs' lines and conditions.
@@ -58,6 +66,7 @@ pub(super) fn report(
         instance: instance.clone(),
         description: head.description.clone(),
         source: head.source.clone(),
+        believed: head.believed.clone(),
         target: head.target.clone(),
         plan_type: head.kind,
         status: if head.archived { Word::Archived } else { word(&words) },

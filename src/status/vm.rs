@@ -62,7 +62,12 @@ impl View<'_> {
                 plan: Some(stand.key.plan.to_string()),
             },
             instance: instance.clone(),
-            source: SourceReport { provider: provider(|desired| &desired.source), id },
+            source: SourceReport {
+                provider: provider(|desired| &desired.source),
+                id,
+                reading: vm.and_then(|vm| vm.hosted.reading.clone()),
+                believed: desired.and_then(|it| it.source_site.believed()).map(str::to_owned),
+            },
             target: TargetReport { provider: provider(|desired| &desired.target), name },
             migration: run
                 .map(|run| run.begun.run().migration.clone())

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use git2::ErrorCode;
 
+use crate::adapter::distrust::Distrust;
 use crate::adapter::git::wire::{FETCH_MAX, Heard, seconds};
 use crate::domain::text::visible;
 use crate::domain::unit::Bytes;
@@ -134,27 +135,10 @@ impl Peer {
     }
 
     fn untrusted(&self, said: &str) -> Failure {
-        let shown = &self.shown;
-        let (text, remedy) = if said.contains("has expired") {
-            (format!("the certificate of {shown} expired"), "renew it on the server")
-        } else if said.contains("not yet valid") {
-            (
-                format!("the certificate of {shown} does not count yet"),
-                "set the clock of this machine, or of the one that made the certificate",
-            )
-        } else if said.contains("ostname mismatch") || said.contains("address mismatch") {
-            (
-                format!("the certificate of {shown} is made out to another name"),
-                "name the host in `repository.url` as its certificate does",
-            )
-        } else if said.contains("certificate verify failed") {
-            (
-                format!("nobody whom this machine trusts signed the certificate of {shown}"),
-                "let `caFile` of the credential name the certificates of the authority that did",
-            )
-        } else {
-            return self.away(&visible(said));
-        };
+        let Some(distrust) = Distrust::of(said) else { return self.away(&visible(said)) };
+        let trust =
+            "let `caFile` of the credential name the certificates of the authority that did";
+        let (text, remedy) = distrust.told(&self.shown, "repository.url", trust);
         Failure::passing(Kind::Denied, text, remedy)
     }
 

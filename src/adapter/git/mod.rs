@@ -15,7 +15,6 @@ mod publish;
 pub mod remote;
 pub mod sign;
 mod tree;
-pub mod url;
 pub mod watch;
 pub mod wire;
 

@@ -27,9 +27,9 @@ use crate::adapter::clock::SystemClock;
 use crate::adapter::git::failure::{Failure, Kind};
 use crate::adapter::git::init::{self, Network};
 use crate::adapter::git::publish::{self, Report, status_head};
-use crate::adapter::git::url::RemoteUrl;
 use crate::adapter::git::wire::{Access, Sent, Wire};
 use crate::adapter::git::{LocalRepo, RepoSettings, failed, reference_name};
+use crate::adapter::url::RemoteUrl;
 use crate::domain::id::CommitId;
 use crate::port::{Ancestry, Clock, PlanRepo, PortError, Tree};
 

@@ -1,15 +1,25 @@
 //! The property collector: what objects are, read a page at a time, and what changed of them since.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
+use crate::adapter::clock::SystemClock;
 use crate::adapter::vsphere::link::{Failure, TIMEOUT};
 use crate::adapter::vsphere::session::Session;
 use crate::adapter::vsphere::soap::{Fault, Ref, Request};
-use crate::port::PortError;
+use crate::port::{Clock as _, PortError};
 use crate::xml::Element;
 
 /// How many objects come in one answer: a VM with its devices has some twenty kilobytes.
 const PAGE: u32 = 50;
+
+/// How long one question waits for news.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// How long the end of a watch may hold up what comes after it.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// More pages than the largest vCenter fills (40,000 VMs and all that they lie in); a server that always has more is ended.
 const PAGES_MAX: usize = 4000;
@@ -164,6 +174,8 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct Watch {
     collector: Ref,
+    /// What holds the objects, where they are not named one by one.
+    view: Option<Ref>,
     /// The login of the session that it was made in.
     logins: u64,
     /// Where the server is with telling.
@@ -174,44 +186,82 @@ impl Watch {
     /// Watches all objects of these types below the root.
     pub(super) fn all(session: &Session, wishes: &[Wish]) -> Result<Self, Failure> {
         let service = session.service().map_err(Failure::Refused)?;
-        let logins = session.logins().map_err(Failure::Refused)?;
         let missing = || Failure::Refused(session.incomplete("its viewManager"));
         let views = service.view_manager.clone().ok_or_else(missing)?;
+        let mut watch = Self::new(session)?;
         let request =
             Request::new("CreateContainerView", &views).reference("container", &service.root);
         let request = wishes.iter().fold(request, |request, wish| request.text("type", wish.kind));
-        let answer = session.call(&request.text("recursive", true))?;
-        let view = answer.child("returnval").and_then(Ref::of);
-        let view = view.ok_or_else(|| Failure::Refused(session.incomplete("its inventory")))?;
-        Self::of(session, wishes, &[Meant::Within(view)], logins)
+        let made = session.made(&request.text("recursive", true), "a view of its inventory");
+        let filtered = made.and_then(|view| {
+            watch.view = Some(view.clone());
+            watch.filter(session, wishes, Meant::Within(view))
+        });
+        watch.or_end(session, filtered)
     }
 
-    /// Watches one object.
-    pub(super) fn one(session: &Session, wish: Wish, object: &Ref) -> Result<Self, Failure> {
-        let logins = session.logins().map_err(Failure::Refused)?;
-        Self::of(session, &[wish], &[Meant::Itself(object.clone())], logins)
+    /// Follows one object until what it is answers a question, and returns that; `None` where it does not within a time.
+    pub(super) fn until<T>(
+        session: &Session,
+        wish: Wish,
+        object: &Ref,
+        within: SignedDuration,
+        mut answer: impl FnMut(&BTreeMap<String, Element>) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        let watch = Self::new(session)?;
+        let filtered = watch.filter(session, &[wish], Meant::Itself(object.clone()));
+        let mut watch = watch.or_end(session, filtered)?;
+        let clock = SystemClock::start();
+        let mut known = BTreeMap::new();
+        let answered = loop {
+            if clock.elapsed() >= within {
+                break Ok(None);
+            }
+            let changes = match watch.changes(session, WAIT) {
+                Ok(changes) => changes,
+                Err(failure) => break Err(failure),
+            };
+            if changes.iter().any(|change| change.left) {
+                break Err(Failure::Refused(session.incomplete("what became of its work")));
+            }
+            let values = changes.into_iter().flat_map(|change| change.values);
+            known.extend(values.filter_map(|(path, value)| Some((path, value?))));
+            if let Some(found) = answer(&known) {
+                break Ok(Some(found));
+            }
+        };
+        watch.end(session);
+        answered
     }
 
     /// Has a collector of its own: what waits at one ends what waits there already.
-    fn of(
-        session: &Session,
-        wishes: &[Wish],
-        objects: &[Meant],
-        logins: u64,
-    ) -> Result<Self, Failure> {
+    fn new(session: &Session) -> Result<Self, Failure> {
+        let logins = session.logins().map_err(Failure::Refused)?;
         let root = session.service().map_err(Failure::Refused)?.collector;
-        let answer = session.call(&Request::new("CreatePropertyCollector", &root))?;
-        let collector = answer.child("returnval").and_then(Ref::of);
-        let collector = collector
-            .ok_or_else(|| Failure::Refused(session.incomplete("a property collector")))?;
-        let request = Request::new("CreateFilter", &collector);
-        let request = specification(request, "spec", wishes, objects).text("partialUpdates", false);
-        session.call(&request)?;
-        Ok(Self { collector, logins, version: String::new() })
+        let request = Request::new("CreatePropertyCollector", &root);
+        let collector = session.made(&request, "a property collector")?;
+        Ok(Self { collector, view: None, logins, version: String::new() })
+    }
+
+    fn filter(&self, session: &Session, wishes: &[Wish], meant: Meant) -> Result<(), Failure> {
+        let request = Request::new("CreateFilter", &self.collector);
+        let request =
+            specification(request, "spec", wishes, &[meant]).text("partialUpdates", false);
+        session.call(&request).map(drop)
+    }
+
+    fn or_end(self, session: &Session, made: Result<(), Failure>) -> Result<Self, Failure> {
+        match made {
+            Ok(()) => Ok(self),
+            Err(failure) => {
+                self.end(session);
+                Err(failure)
+            }
+        }
     }
 
     /// Returns what changed since the last answer, all of it; at first that is everything. Waits at most so long for a first
-    /// change. Any failure ends the watch: another one begins with everything.
+    /// change. A watch that failed is to be ended: another one begins with everything.
     pub(super) fn changes(
         &mut self,
         session: &Session,
@@ -220,7 +270,7 @@ impl Watch {
         let ended = || Failure::Refused(session.incomplete("what changed: its session ended"));
         let mut changes = Vec::new();
         for _ in 0..PAGES_MAX {
-            if session.logins().map_err(Failure::Refused)? != self.logins {
+            if !session.lasts_since(self.logins) {
                 return Err(ended());
             }
             let wait = if changes.is_empty() { wait } else { Duration::ZERO };
@@ -248,9 +298,15 @@ impl Watch {
         Err(session.endless())
     }
 
-    /// Ends it at the server.
+    /// Ends it at the server, where the session is still the one that it was made in: it went with any other.
     pub(super) fn end(self, session: &Session) {
-        // What is not ended now ends with the session.
-        let _ = session.call(&Request::new("DestroyPropertyCollector", &self.collector));
+        let view = self.view.map(|view| Request::new("DestroyView", &view));
+        let collector = Request::new("DestroyPropertyCollector", &self.collector);
+        for request in view.into_iter().chain([collector]) {
+            if session.lasts_since(self.logins) {
+                // What is not ended now ends with the session.
+                let _ = session.call_within(&request, END_TIMEOUT);
+            }
+        }
     }
 }

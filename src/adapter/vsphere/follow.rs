@@ -36,11 +36,8 @@ pub(super) fn follow(server: &Arc<Server>, waker: Arc<dyn Fn() + Send + Sync>) {
                     thread::sleep(REST);
                 }
                 Ok(false) => {}
-                Err(_) => {
-                    // A look that fails for the same reason tells a person.
-                    watch = None;
-                    thread::sleep(PAUSE);
-                }
+                // A look that fails for the same reason tells a person.
+                Err(_) => thread::sleep(PAUSE),
             }
         }
     });
@@ -50,12 +47,21 @@ pub(super) fn follow(server: &Arc<Server>, waker: Arc<dyn Fn() + Send + Sync>) {
 fn news(server: &Weak<Server>, watch: &mut Option<Watch>) -> Option<Result<bool, Failure>> {
     let server = server.upgrade()?;
     let session = &server.session;
-    let watching = match watch {
+    let mut watching = match watch.take() {
         Some(watching) => watching,
-        none => match Watch::all(session, &[WISH]) {
-            Ok(new) => none.insert(new),
+        None => match Watch::all(session, &[WISH]) {
+            Ok(new) => new,
             Err(failure) => return Some(Err(failure)),
         },
     };
-    Some(watching.changes(session, WAIT).map(|changes| !changes.is_empty()))
+    match watching.changes(session, WAIT) {
+        Ok(changes) => {
+            *watch = Some(watching);
+            Some(Ok(!changes.is_empty()))
+        }
+        Err(failure) => {
+            watching.end(session);
+            Some(Err(failure))
+        }
+    }
 }

@@ -75,8 +75,13 @@ impl Inventory {
             Some(mut watch) => match watch.changes(session, Duration::ZERO) {
                 Ok(changes) => Some((watch, changes)),
                 // It went with its session, or the server lost its place: what is known may be old.
-                Err(Failure::Fault(_) | Failure::Refused(_)) => None,
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    watch.end(session);
+                    if matches!(failure, Failure::Unanswered(_)) {
+                        return Err(failure);
+                    }
+                    None
+                }
             },
             None => None,
         };
@@ -84,9 +89,16 @@ impl Inventory {
             Some(watched) => watched,
             None => {
                 let mut watch = Watch::all(session, &WISHES)?;
-                let changes = watch.changes(session, Duration::ZERO)?;
-                *self = Self::default();
-                (watch, changes)
+                match watch.changes(session, Duration::ZERO) {
+                    Ok(changes) => {
+                        *self = Self::default();
+                        (watch, changes)
+                    }
+                    Err(failure) => {
+                        watch.end(session);
+                        return Err(failure);
+                    }
+                }
             }
         };
         self.watch = Some(watch);

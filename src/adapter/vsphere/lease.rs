@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use crate::adapter::image::stream::Supply;
 use crate::adapter::location::VsphereDisk;
 use crate::adapter::vsphere::collector::{Watch, Wish};
@@ -24,8 +26,7 @@ use crate::port::PortError;
 use crate::xml::Element;
 
 /// How long the server may take to prepare an export.
-const READY_WAITS: usize = 5;
-const READY_WAIT: Duration = Duration::from_secs(30);
+const READY_TIME: SignedDuration = SignedDuration::from_secs(150);
 
 /// How often the server hears that the lease is still used; it ends one after five minutes.
 const PROGRESS: Duration = Duration::from_secs(20);
@@ -83,9 +84,7 @@ impl Lease {
     fn take(session: Arc<Session>, vm: &str) -> Result<Self, PortError> {
         let failed = |failure: Failure| session.failed("export the VM", &failure);
         let request = Request::new("ExportVm", &Ref::new("VirtualMachine", vm));
-        let answer = session.begin(&request).map_err(failed)?;
-        let own = answer.child("returnval").and_then(Ref::of);
-        let own = own.ok_or_else(|| session.incomplete("which lease it made"))?;
+        let own = session.begin(&request, "which lease it made").map_err(failed)?;
         let mut lease = Self { session: session.clone(), own, disks: Vec::new(), keeper: None };
         lease.disks = lease.ready()?;
         lease.keeper = Some(lease.keep());
@@ -95,39 +94,25 @@ impl Lease {
     /// Waits until it can be read from.
     fn ready(&self) -> Result<Vec<Exported>, PortError> {
         let session = &self.session;
-        let failed = |failure: Failure| session.failed("export the VM", &failure);
-        let mut watch = Watch::one(session, WISH, &self.own).map_err(failed)?;
-        let mut known: BTreeMap<String, Element> = BTreeMap::new();
-        for _ in 0..READY_WAITS {
-            for change in watch.changes(session, READY_WAIT).map_err(failed)? {
-                let values = change.values.into_iter();
-                known.extend(values.filter_map(|(path, value)| Some((path, value?))));
-            }
+        let ready = Watch::until(session, WISH, &self.own, READY_TIME, |known| {
             match known.get("state").map(Element::text) {
                 Some("ready") => {
-                    watch.end(session);
                     let urls = known.get("info").into_iter().flat_map(|info| info.all("deviceUrl"));
-                    return Ok(urls.filter_map(Exported::of).collect());
+                    Some(Ok(urls.filter_map(Exported::of).collect()))
                 }
-                Some("error") => {
-                    watch.end(session);
-                    let fault = known.get("error").map(|fault| Fault {
-                        kind: String::new(),
-                        text: fault.text_of("localizedMessage").unwrap_or_default().to_owned(),
-                        detail: fault.clone(),
-                    });
-                    return Err(match fault {
-                        Some(fault) => session.refused("export the VM", &fault),
-                        None => session.incomplete("why the export failed"),
-                    });
-                }
-                Some(_) | None => {}
+                Some("error") => Some(Err(match known.get("error") {
+                    Some(fault) => session.refused("export the VM", &Fault::of_method(fault)),
+                    None => session.incomplete("why the export failed"),
+                })),
+                Some(_) | None => None,
             }
-        }
-        Err(PortError::passing(
-            format!("{} did not prepare the export of the VM", session.link.origin()),
-            "look at the VM's tasks in vCenter",
-        ))
+        });
+        ready.map_err(|failure| session.failed("export the VM", &failure))?.unwrap_or_else(|| {
+            Err(PortError::passing(
+                format!("{} did not prepare the export of the VM", session.link.origin()),
+                "look at the VM's tasks in vCenter",
+            ))
+        })
     }
 
     /// Starts what tells the server that the lease is used.

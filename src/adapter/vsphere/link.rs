@@ -14,7 +14,8 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use ureq::{Agent, Body};
 
-use crate::adapter::git::url::RemoteUrl;
+use crate::adapter::distrust::Distrust;
+use crate::adapter::url::RemoteUrl;
 use crate::adapter::vsphere::soap::{self, Answer, Request};
 use crate::adapter::vsphere::tls::{Fingerprints, Mismatch, Secured};
 use crate::desired::Trust;
@@ -84,11 +85,7 @@ impl Link {
 
     fn over(url: &str, secured: Secured) -> Result<Self, PortError> {
         let Some(Ok(parts)) = RemoteUrl::parse(url) else {
-            return Err(PortError::lasting(
-                format!("{} is no address of a vCenter or an ESXi host", visible(url)),
-                "write it as `https://HOST/sdk`",
-                Mend::Person,
-            ));
+            return Err(no_address(url));
         };
         let seen = secured.seen();
         let config = Agent::config_builder()
@@ -259,35 +256,25 @@ impl Link {
 
     fn untrusted(&self, said: &str) -> Failure {
         let origin = &self.origin;
-        let shown = self.fingerprints().map(|it| it.sha256).unwrap_or_default();
-        let shown = if shown.is_empty() { String::new() } else { format!(" (SHA-256 {shown})") };
-        let (text, remedy) = if said.contains("has expired") {
-            (format!("the certificate of {origin} expired"), "renew it on the server")
-        } else if said.contains("not yet valid") {
-            (
-                format!("the certificate of {origin} does not count yet"),
-                "set the clock of this machine, or of the one that made the certificate",
-            )
-        } else if said.contains("ostname mismatch") || said.contains("address mismatch") {
-            (
-                format!("the certificate of {origin} is made out to another name"),
-                "name the host in `url` as its certificate does",
-            )
-        } else if said.contains("certificate verify failed") {
-            (
-                format!(
-                    "nobody whom this machine trusts signed the certificate of {origin}{shown}"
-                ),
-                "write the authority's certificate into the Provider's `tls.ca`, or the server's fingerprint into `tls.sha256Fingerprint`",
-            )
-        } else {
+        let Some(distrust) = Distrust::of(said) else {
             return Failure::Unanswered(PortError::passing(
                 format!("TLS with {origin} failed: {}", visible(said)),
                 "check that `url` names a server of HTTPS, and what stands between",
             ));
         };
+        let trust = "write the authority's certificate into the Provider's `tls.ca`, or the server's fingerprint into `tls.sha256Fingerprint`";
+        let (text, remedy) = distrust.told(origin, "url", trust);
         Failure::Refused(PortError::passing(text, remedy))
     }
+}
+
+/// Says that a text is no address of a server.
+pub(super) fn no_address(url: &str) -> PortError {
+    PortError::lasting(
+        format!("{} is no address of a vCenter or an ESXi host", visible(url)),
+        "write it as `https://HOST/sdk`",
+        Mend::Person,
+    )
 }
 
 /// Finds the session's cookie, kept byte for byte.

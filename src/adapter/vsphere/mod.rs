@@ -29,11 +29,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::adapter::url::RemoteUrl;
 use crate::adapter::vsphere::claim::{CLAIM, MIGRATED, Mark};
 use crate::adapter::vsphere::collector::Wish;
 use crate::adapter::vsphere::follow::follow;
 use crate::adapter::vsphere::inventory::{Inventory, Terms};
-use crate::adapter::vsphere::link::Failure;
+use crate::adapter::vsphere::link::{Failure, no_address};
 use crate::adapter::vsphere::session::{Service, Session, time};
 use crate::adapter::vsphere::soap::{Ref, Request};
 use crate::adapter::vsphere::vm::Told;
@@ -51,7 +52,7 @@ pub use privilege::{PRIVILEGES, Privilege};
 /// What a server is logged in with, and which ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// The hosts that it may be sent to, as URLs name them, with a port where that is not 443.
+    /// The hosts that it may be sent to: `host` for each of its ports, `host:port` for one of them.
     pub hosts: Vec<String>,
     /// Who logs in.
     pub username: String,
@@ -118,8 +119,11 @@ impl VsphereSource {
         let VsphereSite { url, credentials: name, trust, transport: _ } = site;
         let refused =
             |text: String, remedy: String| Err(PortError::lasting(text, remedy, Mend::Person));
-        let authority = url.strip_prefix("https://").unwrap_or(url);
-        let authority = authority.split('/').next().unwrap_or_default().to_ascii_lowercase();
+        let parts = match RemoteUrl::parse(url) {
+            Some(Ok(parts)) => parts,
+            Some(Err(_)) | None => return Err(no_address(url)),
+        };
+        let authority = parts.authority();
         let Some(credential) = self.means.credentials.get(&**name) else {
             return refused(
                 format!("the settings hold no credential `{name}`"),
@@ -128,13 +132,7 @@ impl VsphereSource {
                 ),
             );
         };
-        let authority_of =
-            |host: &String| host.to_ascii_lowercase().trim_end_matches(":443").to_owned();
-        if !credential
-            .hosts
-            .iter()
-            .any(|host| authority_of(host) == authority.trim_end_matches(":443"))
-        {
+        if !credential.hosts.iter().any(|host| parts.is_at(host)) {
             return refused(
                 format!(
                     "the credential `{name}` is not bound to {authority}, so nothing is sent there"

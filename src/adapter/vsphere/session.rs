@@ -111,6 +111,19 @@ impl Session {
         Ok(state.cookie.clone().expect("just logged in"))
     }
 
+    /// Calls a method that makes an object, and returns that.
+    pub(super) fn made(&self, request: &Request, what: &str) -> Result<Ref, Failure> {
+        let answer = self.call(request)?;
+        let made = answer.child("returnval").and_then(Ref::of);
+        made.ok_or_else(|| Failure::Refused(self.incomplete(what)))
+    }
+
+    /// Tells whether the session of a login is still the present one.
+    pub(super) fn lasts_since(&self, logins: u64) -> bool {
+        let state = self.lock();
+        state.logins == logins && state.cookie.is_some()
+    }
+
     /// Says that the session of a login is over, so that the next call logs in.
     pub(super) fn end_of(&self, logins: u64) {
         let mut state = self.lock();

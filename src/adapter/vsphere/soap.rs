@@ -137,6 +137,13 @@ impl Fault {
         Self { kind: kind(&detail).to_owned(), text, detail }
     }
 
+    /// Reads a `MethodFault` that is the value of a property.
+    pub(super) fn of_method(element: &Element) -> Self {
+        let cause = element.child("faultCause").map(Self::localized);
+        let text = cause.map(|cause| cause.text).unwrap_or_default();
+        Self { kind: kind(element).to_owned(), text, detail: element.clone() }
+    }
+
     fn of(element: &Element) -> Self {
         let text = element.text_of("faultstring").unwrap_or_default().to_owned();
         let detail = element.child("detail").and_then(|detail| detail.children.first());

@@ -17,9 +17,6 @@ use crate::xml::Element;
 /// How long a task may take that changes a configuration or power.
 const TASK_TIME: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
 
-/// How long one question about a task waits for news.
-const TASK_WAIT: Duration = Duration::from_secs(30);
-
 /// What is read of a task.
 const WISH: Wish = Wish { kind: "Task", paths: &["info"] };
 
@@ -37,10 +34,10 @@ const BUSY_PAUSE: Duration = Duration::from_secs(5);
 impl Session {
     /// Begins an export, once its VM is not busy with other work. (What changes power or a configuration is never asked for
     /// again without another look.)
-    pub(super) fn begin(&self, request: &Request) -> Result<Element, Failure> {
+    pub(super) fn begin(&self, request: &Request, what: &str) -> Result<Ref, Failure> {
         let clock = SystemClock::start();
         loop {
-            match self.call(request) {
+            match self.made(request, what) {
                 Err(Failure::Fault(fault))
                     if fault.kind == "TaskInProgress" && clock.elapsed() < BUSY_TIME =>
                 {
@@ -52,44 +49,28 @@ impl Session {
         }
     }
 
-    /// Calls a method that begins a task and waits until that ends. Where the server forgot the task meanwhile, the next look
-    /// at its VM tells what became of it.
+    /// Calls a method that begins a task and waits until that ends. Where the server forgot the task meanwhile, it fails: the next
+    /// look at the VM tells what became of it.
     pub(super) fn carry_out(&self, request: &Request, tried: &str) -> Result<(), PortError> {
         let failed = |failure: Failure| self.failed(tried, &failure);
-        let answer = self.call(request).map_err(failed)?;
-        let task = answer.child("returnval").and_then(Ref::of);
-        let task = task.ok_or_else(|| self.incomplete("which task it began"))?;
-        let mut watch = Watch::one(self, WISH, &task).map_err(failed)?;
-        let clock = SystemClock::start();
-        while clock.elapsed() < TASK_TIME {
-            let changes = watch.changes(self, TASK_WAIT).map_err(failed)?;
-            let mut values = changes.iter().flat_map(|change| &change.values).rev();
-            let Some(info) = values.find_map(|(_, info)| info.as_ref()) else {
-                if changes.iter().any(|change| change.left) {
-                    return Ok(());
-                }
-                continue;
-            };
+        let task = self.made(request, "which task it began").map_err(failed)?;
+        let ended = Watch::until(self, WISH, &task, TASK_TIME, |known| {
+            let info = known.get("info")?;
             match info.text_of("state") {
-                Some("success") => {
-                    watch.end(self);
-                    return Ok(());
-                }
-                Some("error") => {
-                    watch.end(self);
-                    let fault = info.child("error").map(Fault::localized);
-                    return Err(match fault {
-                        Some(fault) => self.refused(tried, &fault),
-                        None => self.incomplete("why its task failed"),
-                    });
-                }
-                Some(_) | None => {}
+                Some("success") => Some(Ok(())),
+                Some("error") => Some(Err(match info.child("error").map(Fault::localized) {
+                    Some(fault) => self.refused(tried, &fault),
+                    None => self.incomplete("why its task failed"),
+                })),
+                Some(_) | None => None,
             }
-        }
-        Err(PortError::passing(
-            format!("{} did not {tried} within {}", self.link.origin(), lasting(TASK_TIME)),
-            "look at the task in vCenter; a VM that asks a question waits for its answer there",
-        ))
+        });
+        ended.map_err(failed)?.unwrap_or_else(|| {
+            Err(PortError::passing(
+                format!("{} did not {tried} within {}", self.link.origin(), lasting(TASK_TIME)),
+                "look at the task in vCenter; a VM that asks a question waits for its answer there",
+            ))
+        })
     }
 
     /// Tells whether the event log still knows something of a VM from before a moment: its power-off, or Ferry's mark.

@@ -9,8 +9,8 @@ use jiff::SignedDuration;
 use super::{Refused, SettingsError, Sources, parse, raw};
 use crate::adapter::git::Place;
 use crate::adapter::git::remote::Remote;
-use crate::adapter::git::url::{RemoteUrl, Scheme};
 use crate::adapter::git::wire::Access;
+use crate::adapter::url::{RemoteUrl, Scheme};
 use crate::adapter::vsphere::{Credential, Means};
 
 /// The name that a token is sent with where none is set; servers look at the token only.
