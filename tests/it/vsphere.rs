@@ -64,6 +64,8 @@ struct Says<'a> {
     transport: &'a str,
     /// How the guest answers the request to shut down.
     guest: &'a str,
+    /// Whether it is a single host.
+    esxi: bool,
     /// How the vCenter is trusted.
     tls: &'a str,
     /// The plan's `shutdown`.
@@ -75,7 +77,7 @@ impl Default for Says<'_> {
     fn default() -> Self {
         let shutdown = "{ timeout: 1m }";
         let tls = "sha256Fingerprint: \"HASH\"";
-        Self { transport: "https", guest: "1s", tls, shutdown, settings: "" }
+        Self { transport: "https", guest: "1s", esxi: false, tls, shutdown, settings: "" }
     }
 }
 
@@ -83,7 +85,10 @@ impl Lab {
     fn new(says: Says<'_>) -> Self {
         let sandbox = Sandbox::new();
         fs::create_dir(sandbox.path("vms")).unwrap();
-        let inventory = INVENTORY.replace("SHUTDOWN", says.guest);
+        let mut inventory = INVENTORY.replace("SHUTDOWN", says.guest);
+        if says.esxi {
+            inventory = format!("esxi: true\n{}", inventory.replace(", { name: esx2 }", ""));
+        }
         let scenario = Scenario::parse("test", &inventory).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let clock = Arc::new(SystemClock::start());
@@ -136,7 +141,7 @@ impl Lab {
         }
         assert!(!self.server.is_on("web").unwrap());
         let marks = self.ferry(&["claim", "list"]).expect(0).stdout;
-        assert!(marks.contains("DC 1/vm/prod/web/web  migrated"), "{marks}");
+        assert!(marks.contains("/web  migrated"), "{marks}");
     }
 
     /// Checks that nothing came of it: the source runs, unmarked, and nothing stands on the target.
@@ -182,6 +187,15 @@ fn disks_are_the_same_by_every_transport_and_after_a_kill() {
             report.contains(&format!("reading: '`{transport}`, as its Provider says'")),
             "{report}"
         );
+    }
+}
+
+#[test]
+fn a_single_host_is_a_source_as_well() {
+    for transport in ["https", "nfc"] {
+        let lab = Lab::new(Says { transport, esxi: true, ..Says::default() });
+        lab.ferry(&["run", "--once"]).expect(0);
+        lab.is_moved();
     }
 }
 
