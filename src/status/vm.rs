@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::decide::{Rest, Stand, Standing, Wait};
 use crate::desired::Desired;
-use crate::domain::id::Instance;
+use crate::domain::id::{Instance, ProviderName, SourceVm};
 use crate::domain::unit::{Bytes, lasting};
 use crate::journal::pace::Pace;
 use crate::journal::phase::Phase;
@@ -44,13 +44,9 @@ impl View<'_> {
             .map(|begun| begun.target_name.clone())
             .or(cleared.map(|cleared| cleared.target_name().clone()))
             .or(desired.and_then(|desired| desired.target_name.clone()));
-        let provider = |of: fn(&Desired) -> &crate::domain::id::ProviderName| {
-            desired.map_or_else(String::new, |desired| of(desired).to_string())
+        let provider = |of: fn(&Desired) -> &ProviderName| {
+            desired.map(|it| of(it).to_string()).unwrap_or_default()
         };
-        let id = run
-            .map(|run| run.begun.run().vm.clone())
-            .or_else(|| stand.vm.clone())
-            .or_else(|| verdict.and_then(|verdict| verdict.vm.clone()));
         let vm = begun.map(|begun| &*begun.vm).or(cleared.map(|cleared| &**cleared.vm()));
         let sizes = vm.map(Sizes::of);
         let pipeline = run.map(steps).unwrap_or_default();
@@ -64,7 +60,7 @@ impl View<'_> {
             instance: instance.clone(),
             source: SourceReport {
                 provider: provider(|desired| &desired.source),
-                id,
+                id: self.id(),
                 reading: vm.and_then(|vm| vm.hosted.reading.clone()),
                 believed: desired.and_then(|it| it.source_site.believed()).map(str::to_owned),
             },
@@ -105,6 +101,14 @@ impl View<'_> {
                 .unwrap_or_default(),
             concerns: self.findings().iter().map(ConcernReport::from).collect(),
         }
+    }
+
+    /// Returns the VM's id at its source, as soon as anybody knows it.
+    fn id(&self) -> Option<SourceVm> {
+        self.run
+            .map(|run| run.begun.run().vm.clone())
+            .or_else(|| self.stand.vm.clone())
+            .or_else(|| self.verdict.and_then(|verdict| verdict.vm.clone()))
     }
 
     /// Returns what was found; of a VM that is migrated nothing matters any more.

@@ -119,10 +119,7 @@ impl VsphereSource {
         let VsphereSite { url, credentials: name, trust, transport: _ } = site;
         let refused =
             |text: String, remedy: String| Err(PortError::lasting(text, remedy, Mend::Person));
-        let parts = match RemoteUrl::parse(url) {
-            Some(Ok(parts)) => parts,
-            Some(Err(_)) | None => return Err(no_address(url)),
-        };
+        let Some(Ok(parts)) = RemoteUrl::parse(url) else { return Err(no_address(url)) };
         let authority = parts.authority();
         let Some(credential) = self.means.credentials.get(&**name) else {
             return refused(

@@ -111,7 +111,7 @@ pub enum Transport {
 /// How a server is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[schemars(extend("not" = { "anyOf": [
+#[schemars(extend("not" = { "type": "object", "anyOf": [
     {
         "required": ["ca", "sha256Fingerprint"],
         "properties": { "ca": { "type": "string" }, "sha256Fingerprint": { "type": "string" } }
